@@ -10,7 +10,7 @@ import pytest
 
 from plasmavmc.errors import HostError
 from plasmavmc.host.client import changed_members
-from plasmavmc.host.helper.checks_ports import MAX_SPOTS, check_ports
+from plasmavmc.host.helper.checks_ports import MAX_PORTS, MAX_SPOTS, check_ports
 from plasmavmc.host.helper.connections import Way, ways_of
 from plasmavmc.host.helper.nft import Table
 from plasmavmc.host.helper.rules import render_change, tables
@@ -19,7 +19,7 @@ from plasmavmc.host.helper.rules_ports import SLOTS
 from plasmavmc.host.listening import listening_ports
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import Bridge, Member, Peer, RuleSet
-from plasmavmc.host.ports import Answerer, OpenPort, PublishedPort, PublishSite, Spot, Transport, within
+from plasmavmc.host.ports import Answerer, OpenPort, PortName, PublishedPort, PublishSite, Spot, Transport, within
 from plasmavmc.network import publishing
 from plasmavmc.network.publishing import Publishing, open_ports
 from plasmavmc.types import mac_of, vm_key
@@ -103,6 +103,17 @@ def test_vms_that_answer_nowhere_change_nothing_of_what_is_open() -> None:
     assert ports.open(MEMBERS, [PEER]) == before
 
 
+def test_what_is_answered_anywhere_is_told_of_ports_that_this_host_does_not_offer_too() -> None:
+    """VMs of this host reach them at other nodes."""
+    ports = Publishing()
+    unanswered = PublishedPort(Transport.UDP, 20_001)
+    assert ports.publish([published(ELSEWHERE), unanswered], range(30_000, 30_001))
+    assert ports.answered == (PortName(Transport.TCP, 20_000),)
+    assert ports.open(MEMBERS, [PEER]) == ()
+    assert ports.publish([unanswered], range(30_000, 30_001))
+    assert ports.answered == ()
+
+
 def test_an_address_is_found_among_networks_of_any_size() -> None:
     inside = within([OWN, IPv4Network("10.65.0.0/16"), IPv4Network("10.66.0.8/29")])
     assert [inside(IPv4Address(text)) for text in ("10.64.15.255", "10.65.9.9", "10.66.0.15")] == [True] * 3
@@ -161,6 +172,29 @@ def test_given_addresses_are_the_only_ones() -> None:
     rules = tables_of(site=replace(SITE, addresses=(IPv4Address("192.0.2.1"),)))["inet"].chains["at_port"]
     assert "ip daddr != { 192.0.2.1 } return" in rules
     assert "meta nfproto ipv6 return" in rules
+
+
+def test_what_other_nodes_say_at_a_tunnels_port_goes_to_no_vm_whatever_is_published() -> None:
+    site = PublishSite(range(1024, 65_536))
+    rules = RuleSet(BRIDGE, tuple(MEMBERS.values()), (PEER,), tunnel_ports=(7084, 7085))
+    [at_port] = {tables(NAMES, rules, Marks().following(rules.members), publish=site)["inet"].chains["at_port"]}
+    first_door = next(number for number, rule in enumerate(at_port) if "@doors" in rule)
+    assert "udp dport { 7083, 7084, 7085 } return" in at_port[:first_door]
+
+
+@pytest.mark.parametrize(
+    "published",
+    [
+        (PortName(Transport.TCP, 0),),
+        (PortName(Transport.TCP, 65_536),),
+        (PortName(Transport.TCP, 20_000), PortName(Transport.TCP, 20_000)),
+        tuple(PortName(Transport.TCP, number) for number in range(1, MAX_PORTS + 2)),
+    ],
+    ids=["none", "too high", "twice", "too many"],
+)
+def test_what_can_be_no_port_of_another_node_is_refused(published: tuple[PortName, ...]) -> None:
+    with pytest.raises(HostError, match="published port"):
+        check_ports(RuleSet(BRIDGE, published=published), SITE)
 
 
 def refused(*ports: OpenPort) -> str:

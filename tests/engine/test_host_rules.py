@@ -15,6 +15,7 @@ from plasmavmc.host.helper.rules_members import Marks
 from plasmavmc.host.helper.rules_policy import listed
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import RESOLVER_PORT, Bridge, Member, Peer, RuleSet
+from plasmavmc.host.ports import PortName, Transport
 from plasmavmc.policy import Destination, IpProtocol
 from plasmavmc.types import mac_of, vm_key
 
@@ -154,6 +155,48 @@ def test_packets_of_the_private_network_are_judged_before_any_connection_is_reme
     assert private[-2] == "drop"
     for chain in ("between", "entering"):
         assert text[text.index(f"chain {chain} {{") + 1].startswith("meta nfproto ipv6 goto ")
+
+
+def chain(name: str, text: list[str]) -> list[str]:
+    start = text.index(f"chain {name} {{") + 1
+    return text[start : text.index("}", start)]
+
+
+def test_no_vm_sends_to_the_tunnel_whatever_is_known_of_other_nodes() -> None:
+    peer = Peer(IPv4Network("10.64.16.0/20"), IPv4Address("192.0.2.2"))
+    for rules in (RuleSet(BRIDGE), RuleSet(BRIDGE, peers=(peer,)), RuleSet(BRIDGE, tunnel_ports=(7084, 7085))):
+        private, tunnel, *_ = chain("leaving", text_of(rules))
+        assert (private.split()[0], tunnel) == ("ip6", "udp dport 7083 drop")
+
+
+def test_of_other_nodes_hosts_vms_reach_published_ports_only() -> None:
+    peer = Peer(IPv4Network("10.64.16.0/20"), IPv4Address("192.0.2.2"))
+    published = (PortName(Transport.TCP, 20_000), PortName(Transport.UDP, 20_001))
+    text = text_of(RuleSet(BRIDGE, peers=(peer,), published=published))
+    assert "set hosts { type ipv4_addr; elements = { 192.0.2.2 }; }" in text
+    assert "set published { type inet_proto . inet_service; elements = { tcp . 20000, udp . 20001 }; }" in text
+    assert "ip daddr @hosts jump to_node" in chain("leaving", text)
+    assert chain("to_node", text) == [
+        "meta l4proto . th dport @published return",
+        "tcp dport { 80, 443 } return",
+        "drop",
+    ]
+
+
+def test_connections_of_vms_leave_from_ports_of_the_host_where_no_service_is() -> None:
+    limited, all_else = chain("postrouting", lines())[1:]
+    assert limited.endswith("meta l4proto { tcp, udp } masquerade to :32768-65535")
+    assert all_else == limited.replace("meta l4proto { tcp, udp } ", "").removesuffix(" to :32768-65535")
+
+
+def test_a_private_address_that_no_vm_here_has_is_not_looked_for() -> None:
+    one = replace(member(0, "a"), ipv6=private_address(prefix_from("swg_rules"), BRIDGE.network, 1, BRIDGE.network[2]))
+    text = lines(one, member(1, "b"))
+    assert f"set here6 {{ type ipv6_addr; elements = {{ {one.ipv6} }}; }}" in text
+    known_before = f'iifname "{NAMES.bridge}" ip6 daddr & ff00:0:0:ffff:: == fd00:: ip6 daddr != @here6 drop'
+    assert chain("unknown", text)[1:] == [known_before]
+    for name in ("between6", "entering6"):
+        assert chain(name, text)[0] == "ip6 daddr != @here6 drop"
 
 
 def test_the_shape_of_what_the_kernel_lists_is_that_of_the_tables() -> None:

@@ -116,10 +116,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 def test_a_process_that_survives_keeps_what_it_has_and_all_else_is_swept(world: World) -> None:
     swept = world.sweeper.sweep(Keep())
-    assert swept.left == (world.stuck,)
+    assert [(each.process.pid, each.key) for each in swept.unkillable] == [(world.stuck, STUCK)]
     assert swept.processes == (world.other,)
     assert swept.taps == (NAMES.tap(OTHER),)
     assert world.links.present == {NAMES.tap(STUCK)}
     assert world.uids.keys == {STUCK}
     assert world.groups.children() == {NAMES.vm_cgroup(world.uids.of(STUCK))}
-    assert world.sweeper.keys_of(swept.left) == {STUCK}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,9 +16,9 @@ import pytest
 from plasmavmc.host.configuration import QEMU
 from plasmavmc.host.helper.cgroups import DirectoryCgroups, Layout
 from plasmavmc.host.names import shaper_name
-from plasmavmc.host.operations import Keep
+from plasmavmc.host.operations import Keep, Unkillable
 from plasmavmc.host.processes import is_alive, kill, read_process
-from tests.contract.host_parts import ONE, TWO, HostRig, end, identity, start
+from tests.contract.host_parts import ONE, TWO, HostRig, end, identity, let_go, start
 from tests.contract.host_rig import Namespace, RealHelper, eventually, real_helper, rig_of, sleeper
 
 pytestmark = pytest.mark.real
@@ -181,6 +182,51 @@ async def test_a_zombie_is_not_kept(rig: HostRig, helper: RealHelper) -> None:
         tap = plant_tap(helper.namespace, rig.names.tap(ONE))
         swept = await rig.host.sweep(Keep({ONE: found.id}))
         assert (swept.taps, swept.uids, swept.processes) == ((tap,), (uid,), ())
+
+
+FREEZER = Path("/sys/fs/cgroup/freezer")
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """In the block no signal reaches it, not even the last one, as where it waits for a disk."""
+    group = FREEZER / f"swgtest-{pid}"
+    group.mkdir()
+    try:
+        (group / "cgroup.procs").write_text(str(pid))
+        (group / "freezer.state").write_text("FROZEN")
+        yield
+    finally:
+        (group / "freezer.state").write_text("THAWED")
+        deadline = monotonic() + 10
+        while (group / "cgroup.procs").read_text():
+            assert monotonic() < deadline, "what was frozen has ended"
+            time.sleep(0.02)
+        group.rmdir()
+
+
+@pytest.mark.skipif(not (FREEZER / "cgroup.procs").exists(), reason="this host cannot freeze a process so")
+async def test_a_process_that_cannot_be_killed_is_left_with_its_own_and_told_of_while_others_go(
+    rig: HostRig, helper: RealHelper
+) -> None:
+    await rig.host.bridge_ensure(rig.bridge)
+    stuck = await start(rig)
+    uid = await rig.host.uid_take(ONE)
+    mine, others = (plant_tap(helper.namespace, rig.names.tap(key)) for key in (ONE, TWO))
+    await rig.host.vm_fence(ONE, monotonic() + 600)
+    group = helper.cgroups()
+    with frozen(stuck.pid):
+        with sleeper(*qemu(rig.names.process(TWO))) as other:
+            swept = await rig.host.sweep(EVERYTHING)
+        assert swept.unkillable == (Unkillable(identity(stuck), ONE),)
+        assert (swept.processes, swept.taps, swept.cgroups, swept.uids) == ((other,), (others,), (), ())
+        assert mine in helper.namespace.links()
+        assert helper.cgroups() == group
+        assert files_below(helper.configuration.run_root / "uids") == [str(uid)]
+        assert files_below(helper.configuration.run_root / "fences", ONE)
+    let_go(stuck)
+    swept = await rig.host.sweep(EVERYTHING)
+    assert (swept.unkillable, swept.taps, swept.uids) == ((), (mine,), (uid,))
 
 
 async def test_a_kept_vm_keeps_its_tap_while_anothers_goes(rig: HostRig, helper: RealHelper) -> None:

@@ -5,10 +5,11 @@ The underlay is a bridge in a namespace of its own, on which a stranger sits too
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 from time import monotonic
 
@@ -28,7 +29,7 @@ KINDS = ("tcp", "udp", "icmp")
 PREFIX = addresses.prefix_from("the platform of these nodes")
 PROJECT, OTHER_PROJECT = 7, 8
 """Network numbers."""
-HOST_TWO, STRANGER = "fe80::73:7767:c000:202", "fd00:bad::1"
+HOST_TWO, STRANGER, ELSEWHERE = "fe80::73:7767:c000:202", "fd00:bad::1", "192.0.2.3"
 UNREACHABLE = operations.Peer(IPv4Network("10.64.48.0/20"), IPv4Address("203.0.113.9"))
 
 
@@ -196,7 +197,43 @@ async def test_nobody_speaks_from_elsewhere_with_an_address_of_this_node(joined:
 
 
 async def test_a_vm_still_has_the_way_out(joined: Nodes) -> None:
-    assert answers(joined.one.vm.peer, str(joined.two.told.via))[:2] == [str(joined.one.told.via)] * 2
+    assert answers(joined.one.vm.peer, ELSEWHERE)[:2] == [str(joined.one.told.via)] * 2
+
+
+async def test_vms_reach_no_host_of_other_nodes_which_would_take_them_for_their_own_host(joined: Nodes) -> None:
+    """A host answers its peers' hosts, and to it VMs have the address of theirs."""
+    assert not truth.may("VM", truth.ANOTHER_NODE, 4)
+    assert not truth.may("VM", truth.ANOTHER_NODE, 6)
+    assert all(answers(joined.one.peer, str(joined.two.told.via)))
+    assert answers(joined.one.vm.peer, str(joined.two.told.via)) == NONE
+    assert answers(joined.one.vm.peer, HOST_TWO + "%eth0") == NONE
+
+
+SPRAY = """
+import socket, sys
+from ipaddress import IPv6Address
+talk, first = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM), int(IPv6Address(sys.argv[1]))
+for number in range(1, 601):
+    talk.sendto(b"anybody", (str(IPv6Address(first ^ number << 12)), 7000))
+"""
+
+
+@pytest.mark.parametrize("where", ["its own node", "another node"])
+async def test_a_host_asks_for_nobody_who_is_not_there_however_many_a_vm_names(joined: Nodes, where: str) -> None:
+    """All of these are of its own network. What a host remembers of neighbours is bounded, for all of its links together."""
+    one, two = joined.one, joined.two
+    node = one if where == "its own node" else two
+    before = remembered(node)
+    one.vm.namespace.run(sys.executable, "-c", SPRAY, node.vm.ipv6)
+    assert one.vm.peer.probe("udp", two.vm.ipv6) == one.vm.ipv6, "what was sent before has come through"
+    assert remembered(node) == before
+
+
+def remembered(node: Node) -> set[str]:
+    """Of its own addresses of VMs, those that a host has neighbours by."""
+    private, lines = node.told.private, node.host.run("ip", "-6", "neigh", "show", "nud", "all").splitlines()
+    assert private is not None
+    return {line for line in lines if IPv6Address(line.split()[0]) in private}
 
 
 async def test_a_peer_without_a_way_to_it_is_told_and_does_not_keep_the_others_away(joined: Nodes) -> None:

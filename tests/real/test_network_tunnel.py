@@ -177,22 +177,48 @@ async def test_packets_that_are_too_long_for_the_tunnel_find_their_size(joined: 
 
 async def test_a_stranger_with_a_tunnel_of_the_same_number_gets_nothing_in(joined: Nodes) -> None:
     """It claims to be node one in all but the address of its host."""
-    one, two, host = joined.one, joined.two, joined.stranger_host
-    number = vxlan.number_of([two.told])
-    (mac,) = {line.split()[1] for line in two.links().splitlines() if "link/ether" in line and after_tunnel(two, line)}
-    for line in (
-        f"link add vx type vxlan id {number} dstport {vxlan.PORT} nolearning",
-        f"addr add {one.told.gateway}/32 dev vx",
-        "link set vx up",
-        f"route add {two.vm.ip} dev vx src {one.told.gateway}",
-        f"neigh add {two.vm.ip} lladdr {mac} dev vx nud permanent",
-    ):
-        host.run("ip", *line.split())
-    host.run("bridge", "fdb", "append", mac, "dev", "vx", "dst", str(two.told.via))
+    one, two = joined.one, joined.two
+    pretend_to_be(one, joined.stranger_host, two, str(two.told.via))
     before = two.vm.peer.seen()
     joined.stranger.ask({"send": [two.vm.ip, str(one.told.gateway), "from a stranger"]})
     assert all(answers(one.peer, two.vm.ip))
     assert "from a stranger" not in two.vm.peer.seen()[len(before) :]
+
+
+@pytest.mark.parametrize("size", [10, 1460], ids=["whole", "in fragments"])
+@pytest.mark.parametrize("end", ["198.51.100.34", "198.51.100.41"], ids=["known to its node", "another of its host"])
+async def test_a_guest_with_a_tunnel_of_its_own_speaks_in_its_nodes_name_to_nobody(
+    joined: Nodes, end: str, size: int
+) -> None:
+    """To the other host its datagrams come from the address of a node, whose they are by source NAT."""
+    one, two, guest = joined.one, joined.two, joined.one.foreigner
+    two.host.run("ip", "addr", "replace", f"{end}/28", "dev", "eth0")
+    pretend_to_be(one, guest.namespace, two, end)
+    before = two.vm.peer.seen()
+    try:
+        guest.peer.ask({"send": [two.vm.ip, str(one.told.gateway), "from a guest".ljust(size, ".")]})
+        assert all(answers(one.peer, two.vm.ip))
+        assert not [said for said in two.vm.peer.seen()[len(before) :] if said.startswith("from a guest")]
+    finally:
+        guest.namespace.run("ip", "link", "del", "vx")
+
+
+def pretend_to_be(node: Node, namespace: Namespace, other: Node, end: str) -> None:
+    """Make a tunnel from a namespace to another node's host, at this address, with what datagrams of `node` carry."""
+    number = vxlan.number_of([other.told])
+    macs = {
+        line.split()[1] for line in other.links().splitlines() if "link/ether" in line and after_tunnel(other, line)
+    }
+    (mac,) = macs
+    for line in (
+        f"link add vx mtu 9000 type vxlan id {number} dstport {vxlan.PORT} nolearning",
+        f"addr add {node.told.gateway}/32 dev vx",
+        "link set vx up",
+        f"route add {other.vm.ip} dev vx src {node.told.gateway}",
+        f"neigh add {other.vm.ip} lladdr {mac} dev vx nud permanent",
+    ):
+        namespace.run("ip", *line.split())
+    namespace.run("bridge", "fdb", "append", mac, "dev", "vx", "dst", end)
 
 
 def after_tunnel(node: Node, line: str) -> bool:

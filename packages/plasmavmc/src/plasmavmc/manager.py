@@ -86,8 +86,6 @@ class VmManager:
         await asyncio.gather(*(_adopted(machine) for machine in living))
         await self._parts.network.settle()
         swept = await self._host.sweep(Keep(vms=self._machines.living(), processes=processes))
-        if swept.left:
-            log.error("processes do not end", pids=swept.left)
         await self._drop_unknown(self._machines.keys())
         return swept
 

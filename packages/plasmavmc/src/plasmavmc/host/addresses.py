@@ -26,6 +26,8 @@ PREFIX_LENGTH, NODE_LENGTH = 48, 64
 MAX_NUMBER = 2**32 - 1
 NETWORK_MASK = IPv6Address("ffff:ffff:ffff:0:ffff:ffff::")
 """What two addresses of one network share: platform and number."""
+NODE_MASK = IPv6Address("ff00:0:0:ffff::")
+"""What addresses of one node share, whichever platform's they are: that they are local, and the node."""
 HOSTS = IPv6Network("fe80::73:7767:0:0/96")
 """Link-local addresses of nodes towards each other: with the IPv4 address that a node has there."""
 _LOCAL = IPv6Network("fd00::/8")
@@ -52,6 +54,11 @@ def node_network(prefix: IPv6Network, subnet: IPv4Network) -> IPv6Network:
     """The /64 of the node whose VMs have their IPv4 addresses from `subnet`."""
     node = (int(subnet.network_address) - int(POOL.network_address)) >> _SMALLEST_NODE_BITS
     return IPv6Network((int(prefix.network_address) | node << _NODE_BITS, NODE_LENGTH))
+
+
+def node_mark(subnet: IPv4Network) -> IPv6Address:
+    """What the addresses of the node of `subnet` have under `NODE_MASK`."""
+    return IPv6Address(int(_LOCAL.network_address) | int(node_network(_LOCAL, subnet).network_address) & int(NODE_MASK))
 
 
 def private_address(prefix: IPv6Network, subnet: IPv4Network, number: int, ipv4: IPv4Address) -> IPv6Address:

@@ -39,7 +39,7 @@ from plasmavmc.types import NetworkUsage
 
 T = TypeVar("T")
 REPLY_DEADLINE_S = 60.0
-"""Each operation has bounds of its own below this; beyond, the helper hangs."""
+"""Each operation has bounds of its own below this, for all of its steps together; beyond, the helper hangs."""
 
 
 @dataclass(frozen=True, slots=True)

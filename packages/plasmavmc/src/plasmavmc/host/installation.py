@@ -99,6 +99,7 @@ def check_zfs(dataset: str) -> None:
 
     Raises:
         HostError: `bad-zfs-dataset`, `no-zfs-dataset`, `missing-program`.
+        UnavailableError: `storage-slow`.
     """
     if dataset:
         datasets(dataset)

@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Protocol
 
-from plasmavmc.host.ports import OpenPort
+from plasmavmc.host.ports import OpenPort, PortName
 from plasmavmc.host.zfs import ZfsOrder
 from plasmavmc.policy import Egress, Ingress
 from plasmavmc.types import MIB, NetworkUsage
@@ -164,6 +164,8 @@ class RuleSet:
     """At which WireGuard listens: to them send hosts of peers only, and with peers nothing is exchanged but by it."""
     sources: tuple[Source, ...] = ()
     """VMs of other nodes with an identity that the ingress of some member names."""
+    published: tuple[PortName, ...] = ()
+    """At which hosts of peers answer for VMs, also where this host does not: of those hosts, members reach nothing else."""
 
 
 DROP_REASONS = (
@@ -235,6 +237,15 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
+class Unkillable:
+    """A process that is still there long after SIGKILL, as one is that waits for a disk which does not answer."""
+
+    process: ProcessId
+    key: str = ""
+    """Of the VM whose it is, all of whose things on the host were left as they are; empty: of no VM."""
+
+
+@dataclass(frozen=True, slots=True)
 class Swept:
     """What a sweep removed, for the log and the events."""
 
@@ -242,8 +253,8 @@ class Swept:
     taps: tuple[str, ...] = ()
     cgroups: tuple[str, ...] = ()
     uids: tuple[int, ...] = ()
-    left: tuple[int, ...] = ()
-    """Processes that are there still, seconds after SIGKILL (a disk hangs). What is theirs stays."""
+    unkillable: tuple[Unkillable, ...] = ()
+    """What it could not remove. A later sweep does."""
 
 
 class Host(Protocol):
@@ -380,7 +391,8 @@ class Jails(Protocol):
 class Zfs(Protocol):
     """Port: datasets of this installation, below the one that the operator named at the start.
 
-    Errors as of `Host`; `zfs-failed` with what the program said in its details.
+    Errors as of `Host`; `zfs-failed` with what the program said in its details; `storage-slow`, which is temporary: it took
+    too long, and may have been done, or be done still.
     """
 
     async def zfs_open(self) -> Path:

@@ -38,6 +38,14 @@ class PublishedPort:
     answerers: tuple[Answerer, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class PortName:
+    """Which port it is, whoever answers at it."""
+
+    transport: Transport
+    number: int
+
+
 @dataclass(frozen=True, slots=True)
 class Spot:
     """Where a VM answers."""

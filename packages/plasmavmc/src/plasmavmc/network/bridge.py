@@ -166,7 +166,7 @@ class BridgeNetwork:
             await self._follow()
 
     async def publish(self, ports: Sequence[PublishedPort]) -> None:
-        if self._members.published.publish(port for port in ports if port.number in self._publish.ports):
+        if self._members.published.publish(ports, self._publish.ports):
             await self._follow()
 
     async def retire(self, key: str) -> None:

@@ -60,7 +60,8 @@ class Members:
         named = self._named(members)
         self.unrecognized = len(named[MAX_SOURCES:])
         known = named[:MAX_SOURCES]
-        return RuleSet(self.bridge, members, peers, self.resolver, ports, self.connections, sealed, known)
+        answered = self.published.answered if peers else ()
+        return RuleSet(self.bridge, members, peers, self.resolver, ports, self.connections, sealed, known, answered)
 
     def retire(self, key: str) -> bool:
         """Give `key` nothing new at published ports. Whether that changes anything."""

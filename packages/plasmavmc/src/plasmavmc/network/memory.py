@@ -98,7 +98,7 @@ class MemoryNetwork:
         return ()
 
     async def publish(self, ports: Sequence[PublishedPort]) -> None:
-        self._members.published.publish(port for port in ports if port.number in self._publish.ports)
+        self._members.published.publish(ports, self._publish.ports)
         await self._follow()
 
     async def retire(self, key: str) -> None:

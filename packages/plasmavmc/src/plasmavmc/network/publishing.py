@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from plasmavmc.host.operations import Member, Peer
-from plasmavmc.host.ports import Answerer, OpenPort, PublishedPort, Spot, within
+from plasmavmc.host.ports import Answerer, OpenPort, PortName, PublishedPort, Spot, within
 
 MAX_SPOTS = 60
 """VMs of one port that a host sends to: its slots are as many, which 2, 3, 4, 5 and 6 divide evenly."""
+EVERY = range(1 << 16)
 
 _Known = tuple[Spot, bool]
 """Where a VM answers, and whether it gets new connections."""
@@ -43,19 +44,24 @@ class Publishing:
     """What is published, and open of it here; worked out anew only where somebody that answers came or went."""
 
     def __init__(self) -> None:
+        self._told: tuple[PublishedPort, ...] = ()
         self._published: tuple[PublishedPort, ...] = ()
         self._keys: tuple[str, ...] = ()
         self._retired: frozenset[str] = frozenset()
         self._basis: object = None
         self._open: tuple[OpenPort, ...] = ()
+        self.answered: tuple[PortName, ...] = ()
+        """Those at which somebody of the platform answers, whether or not this host does."""
 
-    def publish(self, ports: Iterable[PublishedPort]) -> bool:
-        """These, and no others. Whether they are new."""
+    def publish(self, ports: Iterable[PublishedPort], offered: range = EVERY) -> bool:
+        """These, and no others; this host answers at those of them that it offers. Whether they are new."""
         told = tuple(ports)
-        if told == self._published:
+        if told == self._told:
             return False
-        self._published = told
-        self._keys = tuple({each.key for port in told for each in port.answerers})
+        self._told = told
+        self._published = tuple(port for port in told if port.number in offered)
+        self._keys = tuple({each.key for port in self._published for each in port.answerers})
+        self.answered = tuple(sorted({PortName(port.transport, port.number) for port in told if port.answerers}))
         return True
 
     def retire(self, key: str) -> bool:

@@ -68,6 +68,9 @@ Upkeep = Callable[[], Coroutine[None, None, None]]
 """Does for ever what has to be done from time to time; to be run beside."""
 COLLECT_EVERY_S = 600.0
 SWEEP_EVERY_S = 600.0
+_UNKILLABLE = (
+    "It waits for a disk that does not answer. What its VM has on this host stays until a start after its end."
+)
 
 log = structlog.get_logger("plasmavmc.engine")
 
@@ -119,12 +122,15 @@ class Engine:
 
     async def recover(self, processes: tuple[ProcessId, ...] = ()) -> Swept:
         """Adopt what runs, the resolver first, and sweep what is nobody's; `processes` are spared, too. Guests that start
-        from now on ask the resolver; where there is none, those of their host."""
+        from now on ask the resolver; where there is none, those of their host. The log tells what could not be ended."""
         await self.resolver.open()
         own = (self.resolver.process,) if self.resolver.process is not None else ()
         gateway = str(gateway_of(self.subnet))
         self.parts.nameservers = (gateway,) if self.resolver.serves else guest_resolvers()
-        return await self.manager.recover((*processes, *own))
+        swept = await self.manager.recover((*processes, *own))
+        for each in swept.unkillable:
+            log.warning("host.unkillable", pid=each.process.pid, vm=each.key, resolution=_UNKILLABLE)
+        return swept
 
 
 async def open_subnet(host: Host, names: HostNames, data_dir: Path, given: IPv4Network | None = None) -> IPv4Network:

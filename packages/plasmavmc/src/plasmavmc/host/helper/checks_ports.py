@@ -6,9 +6,11 @@ above all, is never sent elsewhere, and what comes in is sent to a VM of this pl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from plasmavmc.host.helper.checks import refusal
 from plasmavmc.host.operations import Member, RuleSet
-from plasmavmc.host.ports import OpenPort, PublishSite, Spot, within
+from plasmavmc.host.ports import OpenPort, PortName, PublishSite, Spot, within
 
 MAX_PORTS = 10_000
 MAX_SPOTS = 60
@@ -24,10 +26,21 @@ def check_ports(rules: RuleSet, site: PublishSite) -> None:
         raise refusal("ports", "one is there twice")
     members = {member.ipv4: member for member in rules.members}
     is_peers, gateways = within(peer.network for peer in rules.peers), {peer.gateway for peer in rules.peers}
+    _check_published(rules.published)
     for port in rules.ports:
         _check_port(port, site)
         for spot in port.spots:
             _check_spot(spot, members.get(spot.ipv4), away=is_peers(spot.ipv4) and spot.ipv4 not in gateways)
+
+
+def _check_published(ports: Sequence[PortName]) -> None:
+    if len(ports) > MAX_PORTS:
+        raise refusal("published ports", f"{len(ports)} are more than {MAX_PORTS}")
+    if len(set(ports)) != len(ports):
+        raise refusal("published ports", "one is there twice")
+    for port in ports:
+        if not 1 <= port.number <= MAX_PORT:
+            raise refusal("a published port", f"{port.number} is no port of a host")
 
 
 def _check_port(port: OpenPort, site: PublishSite) -> None:

@@ -1,6 +1,6 @@
 """The rules in force: all that makes the host keep to a set of rules, brought there together and in one order.
 
-The packet filter, the guards at the taps, what the bridge knows of its neighbours, and the connections that were let in:
+The packet filter, the guards at the taps, what the bridge knows of its neighbours, and the connections that are remembered:
 each holds a part of the rules, and none of them is right without the others. After a change that failed half way nobody
 knows what is in force, and the next rules have to be told whole.
 """
@@ -14,6 +14,7 @@ from plasmavmc.host import protocol
 from plasmavmc.host.helper.checks import check_rules, refusal
 from plasmavmc.host.helper.checks_ports import check_ports
 from plasmavmc.host.helper.connections import Connections
+from plasmavmc.host.helper.departed import Departed
 from plasmavmc.host.helper.ebpf_guard import TapGuard
 from plasmavmc.host.helper.firewall import Firewall
 from plasmavmc.host.helper.links import Links
@@ -36,6 +37,7 @@ class Enforcement:
         self._neighbours = Neighbours(links.ip)
         self._firewall = Firewall(names, publish)
         self._connections = Connections(publish)
+        self._departed = Departed()
         self._roster: Roster | None = None
         """Of the rules in force; None before any are, and where that is not known."""
 
@@ -53,6 +55,7 @@ class Enforcement:
         self._firewall.apply(rules, guarded=guarded)
         self._neighbours.set(self._names.bridge, rules.members)
         self._connections.keep_to(rules)
+        self._departed.keep_to(rules.bridge, rules.members)
         self._roster = roster
 
     def change(self, request: protocol.RulesChange) -> None:
@@ -71,6 +74,7 @@ class Enforcement:
         self._firewall.change(roster.rules, request.added, leaving, guarded=guarded)
         self._neighbours.change(self._names.bridge, roster.rules.members, request.added, leaving)
         self._connections.keep_to(roster.rules)
+        self._departed.change(roster.rules.bridge, request.added, leaving)
         self._roster = roster
 
     def fault(self) -> str:
@@ -90,5 +94,5 @@ class Enforcement:
 
     def remove(self) -> None:
         """Take the packet filter away, and with it the rules."""
-        self._roster = None
+        self._roster, self._departed = None, Departed()
         self._firewall.remove()

@@ -11,6 +11,9 @@ A fence is a file named by its VM's key, in a directory that only root can write
 boot, which no clock step moves and a sleep of the host does not stop. Each fence that is written sees to it that a warden
 is there, so one that was killed is replaced at the next. A fence is written before its VM begins, and goes with its uid.
 
+A warden that could not become one says so through a pipe that its execve closes, and one that has the lock lives: so nobody
+takes a fence for kept that nobody keeps.
+
 What is over stays over: as long as such a VM has a process its fence cannot be moved, and none begins under it.
 
 Source: clock_getres(2), flock(2), pidfd_send_signal(2).
@@ -22,8 +25,8 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Set
-from contextlib import suppress
+from collections.abc import Iterator, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -57,7 +60,11 @@ class Fences:
         return self.run_root / _DIRECTORY / f"{self.installation}.lock"
 
     def set(self, key: str, until: float) -> None:
-        """VM `key` ends at this moment of the monotonic clock. There is a warden when this returns."""
+        """VM `key` ends at this moment of the monotonic clock. There is a warden when this returns.
+
+        Raises:
+            HostError: `no-warden`, none could be started. The moment is written down for the next one.
+        """
         moment = until - time.monotonic() + _boot_time()
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = self._directory / f"{key}.new"
@@ -92,26 +99,48 @@ class Fences:
 
     def _ensure_warden(self) -> None:
         """Start one where nobody holds its lock, which it inherits."""
+        with self._locked() as lock:
+            if lock is None:
+                return
+            complaint = self._start(lock)
+        if complaint:
+            raise _no_warden(complaint)
+        with self._locked() as lock:
+            if lock is not None:
+                raise _no_warden("it ended at once")
+
+    @contextmanager
+    def _locked(self) -> Iterator[int | None]:
+        """The warden's lock; None where one has it. Who inherits it has it on."""
         lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return
+            yield None
         else:
-            self._start(lock)
+            yield lock
         finally:
             os.close(lock)
 
-    def _start(self, lock: int) -> None:
-        child = os.fork()
-        if child == 0:
-            self._be_warden(lock)
+    def _start(self, lock: int) -> str:
+        """What kept it from being the warden; empty: nothing."""
+        trouble, trouble_end = os.pipe2(os.O_CLOEXEC)
+        with os.fdopen(trouble, "rb") as pipe:
+            try:
+                child = os.fork()
+                if child == 0:
+                    self._be_warden(lock, trouble_end)
+            finally:
+                os.close(trouble_end)
+            message = pipe.read()
         os.waitpid(child, 0)
+        return message.decode(errors="replace")
 
-    def _be_warden(self, lock: int) -> NoReturn:
-        """In a child of a child, so that init reaps it and the helper waits for nothing."""
+    def _be_warden(self, lock: int, trouble: int) -> NoReturn:
+        """In a child of a child, so that init reaps it and the helper waits for nothing but its start."""
         try:
             if os.fork() == 0:
+                trouble = spawn.above_targets(trouble)
                 null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
                 spawn.place_descriptors((lock,), null)
                 spawn.confine((), None, 0o077, {})
@@ -119,8 +148,18 @@ class Fences:
                     Path("/proc/self/oom_score_adj").write_text("-1000")
                 told = (str(self._directory), str(self.run_root / "uids"), self.installation)
                 spawn.run((str(Path(sys.executable).resolve()), *_ALONE, _PROGRAM, *told))
+        except BaseException as error:  # noqa: BLE001 - nothing of the helper may run on in the child
+            os.write(trouble, spawn.complaint(error))
         finally:
             os._exit(0)
+
+
+def _no_warden(why: str) -> HostError:
+    return HostError(
+        "no-warden",
+        f"nobody would end VMs whose time is over: the warden was not started: {why}",
+        resolution="See that the host has processes and memory left, and this Python is where it was.",
+    )
 
 
 def _boot_time() -> float:

@@ -19,11 +19,19 @@ Table `inet`:
   another tenant's VM while an old connection to it is still remembered.
 - the same by IPv6 (`private`): platform and network number of both addresses are the same, which the addresses say by
   themselves (`host.addresses`): a map from the source's to a mark, a set of (the destination's, mark), with an element for
-  each network that has a VM here. Asked of every packet too, and in both directions between nodes.
+  each network that has a VM here. Asked of every packet too, and in both directions between nodes. Where it is to stay here
+  there is besides a VM that has the address (`here6`): the host would ask for any other, of four thousand million in each
+  network, and its memory of neighbours, which it has for all of its links, is full after a thousand. Of a VM here this is
+  asked before its packet finds its way (`unknown`), since the kernel makes a neighbour then to tell it of a shorter one.
 - of both, where the VM that is opened to has rules for that: what those let in (`rules_groups`).
 - forward from a VM to elsewhere: not to link-local addresses (cloud metadata), not to what installations use, not to
   multicast, broadcast or reserved addresses, and where it has a list, to what is on that only (`rules_policy`); with source
-  NAT. To a peer's gateway only replies. By IPv6 to peers' VMs of its network, and nowhere else.
+  NAT. To a peer's gateway only replies, and to its host only at published ports and those of the web, where an
+  edge may serve everybody. To the tunnel's port nowhere: with source
+  NAT it would speak in the name of its host, which is all that the tunnel asks for. By IPv6 to peers' VMs of its network,
+  and nowhere else.
+- source NAT: a VM's connections leave from ports where no service of a host listens by itself. From another one they would
+  take what somebody sends to that service for an answer to them, and have it.
 - forward from elsewhere to a VM: replies, what comes in at open ports (`rules_ports`), and what a peer (another node of the
   platform) opens. It speaks as its gateway, an address that no VM there can send from; that nobody else on the way does is
   the underlay's to see to. By IPv6 what comes from VMs of a peer, never what claims to be from here; and what the way says
@@ -48,8 +56,9 @@ Source: nft(8); priorities: filter 0, srcnat 100, bridge filter -200.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Network
 
-from plasmavmc.host.addresses import NETWORK_MASK
+from plasmavmc.host.addresses import NETWORK_MASK, NODE_MASK, node_mark
 from plasmavmc.host.configuration import POOL
 from plasmavmc.host.helper import rules_groups, rules_members, rules_policy, rules_ports, vxlan
 from plasmavmc.host.helper.nft import NamedSet, Table
@@ -67,12 +76,16 @@ CLOSED_TO_VMS = (
     "224.0.0.0/3",
 )
 """This network; all installations; loopback; link-local with the metadata service; multicast, reserved, broadcast."""
+_OF_THE_WEB = (80, 443)
+"""By TCP. An app's public name may lead to the host of any node that is an edge."""
+OWN_PORTS = "32768-65535"
+"""Of the host's, from which connections of VMs leave: services are below by custom, tunnels and published ports too."""
 _DISCOVERY = "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect"
 _ON_THE_WAY = "destination-unreachable, packet-too-big, time-exceeded, parameter-problem"
 """What ICMPv6 says of a packet that did not arrive (RFC 4443, section 3)."""
 FAMILIES = (INET, BRIDGE)
 
-_NODE_MASK = "ffff:ffff:ffff:ffff::"
+_PEER_MASK = "ffff:ffff:ffff:ffff::"
 _NETWORKS = "ipv4_addr; flags interval"
 
 
@@ -171,7 +184,7 @@ def _inet_table(
 ) -> Table:
     chains = {
         **_host_chains(names, rules),
-        **_forward_chains(names),
+        **_forward_chains(names, rules.bridge.network),
         **_leaving_chains(names, rules),
         **(_sealed_chains(names) if rules.tunnel_ports else {}),
     }
@@ -180,7 +193,9 @@ def _inet_table(
     return Table(
         sets={**_inet_sets(rules, marks), **(port_sets or rules_ports.port_sets(rules.ports))},
         chains={
-            **rules_ports.port_chains(publish, rules_policy.held_at_ports(names.bridge)),
+            **rules_ports.port_chains(
+                publish, rules_policy.held_at_ports(names.bridge), (vxlan.PORT, *rules.tunnel_ports)
+            ),
             **rules_ports.woven(chains, rules.bridge),
         },
     )
@@ -199,8 +214,12 @@ def _inet_sets(rules: RuleSet, marks: Marks) -> dict[str, NamedSet]:
         "peers": NamedSet("set", "ipv4_addr", peers),
         "networks6": NamedSet("map", "ipv6_addr : mark", said.get("networks6", ())),
         "reachable6": NamedSet("set", "ipv6_addr . mark", said.get("reachable6", ())),
+        "here6": NamedSet("set", "ipv6_addr", said.get("here6", ())),
         "peers6": NamedSet("set", "ipv6_addr", peers6),
         "hosts": NamedSet("set", "ipv4_addr", tuple(str(host) for host in sorted({peer.via for peer in rules.peers}))),
+        "published": NamedSet(
+            "set", "inet_proto . inet_service", tuple(f"{each.transport} . {each.number}" for each in rules.published)
+        ),
         "egress_held": NamedSet("set", "ipv4_addr", said.get("egress_held", ())),
         "egress_lists": NamedSet("map", "ipv4_addr : mark", said.get("egress_lists", ())),
         "egress_open": NamedSet(
@@ -235,8 +254,9 @@ def _host_chains(names: HostNames, rules: RuleSet) -> dict[str, tuple[str, ...]]
     }
 
 
-def _forward_chains(names: HostNames) -> dict[str, tuple[str, ...]]:
-    bridge = names.bridge
+def _forward_chains(names: HostNames, network: IPv4Network) -> dict[str, tuple[str, ...]]:
+    bridge, nobody_here = names.bridge, "ip6 daddr != @here6 drop"
+    of_here = f"ip6 daddr & {NODE_MASK} == {node_mark(network)}"
     return {
         "private": (
             "meta mark set 0",
@@ -245,24 +265,33 @@ def _forward_chains(names: HostNames) -> dict[str, tuple[str, ...]]:
             "drop",
         ),
         "between": (
-            "meta nfproto ipv6 goto private",
+            "meta nfproto ipv6 goto between6",
             "meta mark set 0",
             "meta mark set ip saddr map @networks",
             "ip daddr . meta mark @reachable goto ingress",
             "drop",
         ),
         "leaving": (
-            f"ip6 daddr & {_NODE_MASK} @peers6 goto private",
+            f"ip6 daddr & {_PEER_MASK} @peers6 goto private",
+            f"udp dport {vxlan.PORT} drop",
+            "ip daddr @hosts jump to_node",
             "ip daddr @peers ct state established ct direction reply accept",
             f"ip daddr {{ {', '.join(CLOSED_TO_VMS)} }} drop",
             "meta nfproto ipv4 goto egress",
             "drop",
         ),
+        "to_node": (
+            "meta l4proto . th dport @published return",
+            f"tcp dport {{ {', '.join(map(str, _OF_THE_WEB))} }} return",
+            "drop",
+        ),
         "egress": rules_policy.egress_chain(),
         **rules_groups.group_chains(),
+        "between6": (nobody_here, "goto private"),
         "entering6": (
+            nobody_here,
             f"icmpv6 type {{ {_ON_THE_WAY} }} ct state related accept",
-            f"ip6 saddr & {_NODE_MASK} @peers6 goto private",
+            f"ip6 saddr & {_PEER_MASK} @peers6 goto private",
             "drop",
         ),
         "entering": (
@@ -271,6 +300,10 @@ def _forward_chains(names: HostNames) -> dict[str, tuple[str, ...]]:
             "ct state established ct direction reply accept",
             "ip saddr @peers accept",
             "drop",
+        ),
+        "unknown": (
+            "type filter hook prerouting priority -290; policy accept;",
+            f'iifname "{bridge}" {of_here} {nobody_here}',
         ),
         "forward": (
             "type filter hook forward priority 0; policy accept;",
@@ -296,19 +329,25 @@ def _sealed_chains(names: HostNames) -> dict[str, tuple[str, ...]]:
         "sealed_in": (
             "type filter hook prerouting priority -300; policy accept;",
             f"iifname != {devices} ip saddr @sealed drop",
-            f"iifname != {devices} ip6 saddr & {_NODE_MASK} @peers6 drop",
+            f"iifname != {devices} ip6 saddr & {_PEER_MASK} @peers6 drop",
         ),
         "sealed_out": (
             "type filter hook postrouting priority 0; policy accept;",
             f"oifname != {devices} ip daddr @sealed drop",
-            f"oifname != {devices} ip6 daddr & {_NODE_MASK} @peers6 drop",
+            f"oifname != {devices} ip6 daddr & {_PEER_MASK} @peers6 drop",
         ),
     }
 
 
 def _leaving_chains(names: HostNames, rules: RuleSet) -> dict[str, tuple[str, ...]]:
-    masquerade = f'ip saddr {rules.bridge.network} ip daddr != {POOL} oifname != "{names.bridge}" masquerade'
-    return {"postrouting": ("type nat hook postrouting priority 100; policy accept;", masquerade)}
+    leaving = f'ip saddr {rules.bridge.network} ip daddr != {POOL} oifname != "{names.bridge}"'
+    return {
+        "postrouting": (
+            "type nat hook postrouting priority 100; policy accept;",
+            f"{leaving} meta l4proto {{ tcp, udp }} masquerade to :{OWN_PORTS}",
+            f"{leaving} masquerade",
+        )
+    }
 
 
 def _bridge_table(names: HostNames, rules: RuleSet) -> Table:

@@ -72,9 +72,11 @@ def numbered(wanted: Set[K], before: Mapping[K, int]) -> dict[K, int]:
 
 def own_elements(member: Member, marks: Marks) -> _Said:
     """Of the table that decides about packets."""
-    address, mark = _texts(member).place.four, marks.ids[member.network_id]
+    (address, six), mark = _texts(member).place, marks.ids[member.network_id]
     yield "networks", f"{address} : {mark}"
     yield "reachable", f"{address} . {mark}"
+    if six:
+        yield "here6", six
     if member.egress is not None:
         yield "egress_held", address
         yield "egress_lists", f"{address} : {marks.lists[rules_policy.listed(member.egress)]}"

@@ -40,11 +40,12 @@ def port_sets(ports: Sequence[OpenPort]) -> Mapping[str, NamedSet]:
     return {**_family_sets("", "ipv4_addr", four), **_family_sets("6", "ipv6_addr", six), **_answering(ports)}
 
 
-def port_chains(site: PublishSite, held: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Chains that let in, and what they jump to; `held`: rules for VMs that may not reach all that others may."""
+def port_chains(site: PublishSite, held: Sequence[str], tunnels: Sequence[int]) -> dict[str, tuple[str, ...]]:
+    """Chains that let in, and what they jump to; `held`: rules for VMs that may not reach all that others may; `tunnels`:
+    UDP ports at which this host hears other nodes, so that no VM ever gets what is said there."""
     here = "fib daddr type local meta l4proto { tcp, udp } jump at_port"
     return {
-        "at_port": tuple(_at_port(site, held)),
+        "at_port": tuple(_at_port(site, held, tunnels)),
         "arriving": ("type nat hook prerouting priority -100; policy accept;", here),
         "sending": ("type nat hook output priority -100; policy accept;", f'oifname "lo" {here}'),
         "answered": (
@@ -80,9 +81,10 @@ def _both(rule: str) -> tuple[str, str]:
     return rule.format(ip="ip", n=""), rule.format(ip="ip6", n="6")
 
 
-def _at_port(site: PublishSite, held: Sequence[str]) -> Iterator[str]:
+def _at_port(site: PublishSite, held: Sequence[str], tunnels: Sequence[int]) -> Iterator[str]:
     yield f"ip daddr {{ {', '.join(NEVER)} }} return"
     yield f"meta nfproto ipv6 ip6 daddr != {GLOBAL6} return"
+    yield f"udp dport {{ {', '.join(map(str, tunnels))} }} return"
     yield from _only_at(site.addresses)
     yield from held
     port = "meta l4proto . th dport"

@@ -347,7 +347,7 @@ class Helper:
         with self._host_locked():
             swept = self._sweeper.sweep(request.keep, self._ways.processes)
             kept = {key for key, process in request.keep.vms.items() if is_alive(process)}
-            kept |= self._sweeper.keys_of(swept.left)
+            kept |= {each.key for each in swept.unkillable}
             for key in self._jails.keys() - kept:
                 self._jails.remove(key)
             self._fences.keep(kept)

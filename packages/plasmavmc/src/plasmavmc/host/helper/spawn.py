@@ -8,7 +8,7 @@ that fails is told through a pipe that execve closes, so a spawn either succeede
 stdout and stderr go to a pipe that never blocks its writer: a VMM must not wait for a reader that is gone.
 
 Trap: descriptors are close-on-exec until the last moment, and their targets may be numbers that others still have; so
-they are first moved above all targets.
+they are first moved above all targets. So is the pipe's end, or what is told would be written to a VM's disk.
 """
 
 from __future__ import annotations
@@ -145,6 +145,7 @@ def _last_words(output: int) -> bytes:
 
 def _run_child(program: Program, output: int, trouble: int) -> NoReturn:
     try:
+        trouble = above_targets(trouble)
         confine(program.joins, program.cage, program.umask, program.rlimits)
         place_descriptors(program.fds, output)
         drop(program.identity)
@@ -187,11 +188,16 @@ def complaint(error: BaseException) -> bytes:
     return f"{type(error).__name__}: {error}".encode()[:_MAX_COMPLAINT]
 
 
+def above_targets(descriptor: int) -> int:
+    """The same where `place_descriptors` puts nothing, to be closed by execve too."""
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, ABOVE_TARGETS)
+
+
 def place_descriptors(fds: Sequence[int], output: int) -> None:
     """Give this process nothing to read, `output` to write to, and descriptor i of `fds` as number 3 + i."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     sources = [null, output, output, *fds]
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ABOVE_TARGETS) for fd in sources]
+    moved = [above_targets(fd) for fd in sources]
     for target, fd in enumerate(moved):
         os.dup2(fd, target, inheritable=True)
 

@@ -4,6 +4,9 @@ Theory. After a crash the unprivileged side knows which VMs it still wants (`Kee
 else under our names is debris. Order matters: processes first, since they hold taps and cgroups; then links, cgroups and
 leases. A zombie is never kept.
 
+What cannot be killed, since it waits for a disk, is told of and left with all that its VM has: its uid and its tap must not
+become another's while it has them still. A host with one such process starts and serves as any other.
+
 Whose is it? A process is ours by its cgroup, or as a VMM of root or of a VM's uid whose `-name` has our key; a link by our
 code; a cgroup by lying under our parent. Besides, links that follow our scheme but belong to no installation of this host
 (none has a run directory) are removed where nobody holds their other end. Everything else is foreign and stays.
@@ -11,7 +14,7 @@ code; a cgroup by lying under our parent. Besides, links that follow our scheme 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from time import monotonic
@@ -22,7 +25,7 @@ from plasmavmc.host.helper.uids import Uids
 from plasmavmc.host.helper.vm_groups import VmGroups
 from plasmavmc.host.helper.worker import is_worker_process
 from plasmavmc.host.names import CODE_OF_LINK, HostNames, is_key, is_shaper, shaper_name
-from plasmavmc.host.operations import Keep, ProcessId, Swept
+from plasmavmc.host.operations import Keep, ProcessId, Swept, Unkillable
 from plasmavmc.host.processes import argv_of, is_alive, kill, processes, read_process, uids_of
 
 JAILED = frozenset({"firecracker", "jailer", "unshare", "nsenter"})
@@ -57,26 +60,20 @@ class Sweeper:
     run_root: Path
 
     def sweep(self, keep: Keep, tunnels: frozenset[ProcessId] = frozenset()) -> Swept:
-        """Remove what is ours and not kept. `tunnels`: processes that hold ways to other nodes. A process that survives
-        SIGKILL for 5 s keeps what it has."""
-        vms = frozenset(key for key, process in keep.vms.items() if is_alive(process))
-        kept = frozenset((*(keep.vms[key] for key in vms), *keep.processes)) | tunnels
+        """Remove what is ours and not kept, nor a process that survived SIGKILL for 5 s with what is its own. `tunnels`:
+        processes that hold ways to other nodes."""
+        vms = {key: process for key, process in keep.vms.items() if is_alive(process)}
+        kept = frozenset((*vms.values(), *keep.processes)) | tunnels
         doomed = self.living() - kept
         left = self._kill_all(doomed)
-        vms |= self.keys_of([process.pid for process in left])
+        unkillable = tuple(Unkillable(process, self._key_of(process.pid)) for process in left)
+        stays = frozenset((*vms, *(each.key for each in unkillable if each.key)))
         return Swept(
-            processes=tuple(sorted(process.pid for process in doomed - left)),
-            taps=(*self._sweep_links(vms), *self._sweep_nobodys_links()),
-            cgroups=self._sweep_cgroups(vms, kept | left),
-            uids=self._sweep_uids(vms),
-            left=tuple(sorted(process.pid for process in left)),
-        )
-
-    def keys_of(self, pids: Collection[int]) -> frozenset[str]:
-        """The VMs that these processes are of, by their cgroups or their names."""
-        named = {vmm_key(self.names, argv_of(pid)) for pid in pids} - {None}
-        return frozenset(
-            {key for key in self.uids.keys if key in named or not self.groups.members(key).isdisjoint(pids)}
+            processes=tuple(sorted(process.pid for process in doomed.difference(left))),
+            taps=(*self._sweep_links(stays), *self._sweep_nobodys_links()),
+            cgroups=self._sweep_cgroups(stays, kept.union(left)),
+            uids=self._sweep_uids(stays),
+            unkillable=unkillable,
         )
 
     def living(self) -> frozenset[ProcessId]:
@@ -104,12 +101,21 @@ class Sweeper:
             if name.startswith(self.names.link_prefix):
                 self.links.delete(name)
 
-    def _kill_all(self, doomed: frozenset[ProcessId]) -> frozenset[ProcessId]:
-        """Those that are there still."""
+    def _kill_all(self, doomed: frozenset[ProcessId]) -> list[ProcessId]:
+        """Those that live on."""
         deadline = monotonic() + _KILL_WAIT_S
         for process in doomed:
             kill(process, timeout_s=0)
-        return frozenset(each for each in doomed if not kill(each, timeout_s=max(0.0, deadline - monotonic())))
+        ordered = sorted(doomed, key=lambda process: process.pid)
+        return [process for process in ordered if not kill(process, timeout_s=max(0.0, deadline - monotonic()))]
+
+    def _key_of(self, pid: int) -> str:
+        """Of the VM whose process it is, by uid, cgroup or name; empty: of none."""
+        uids = uids_of(pid)
+        for key in self.uids.keys - {*self.names.tunnels}:
+            if self.uids.of(key) in uids or pid in self.groups.members(key):
+                return key
+        return vmm_key(self.names, argv_of(pid)) or ""
 
     def _sweep_links(self, vms: frozenset[str]) -> tuple[str, ...]:
         taps = {self.names.tap(key) for key in vms}

@@ -14,21 +14,15 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import time
 from contextlib import suppress
 from functools import singledispatch
 from pathlib import Path
 
-from plasmavmc.errors import HostError
+from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.host import zfs
 from plasmavmc.host.helper.checks import refusal
-from plasmavmc.host.helper.programs import check_program
-from plasmavmc.host.run import PATH, find_program
+from plasmavmc.host.helper.zfs_commands import ORDER_S, Argv, ZfsCommands
 
-_TIMEOUT_S = 40.0
-_BUSY = ("busy", "I/O error")
-_BUSY_S, _LOOK_S = 10.0, 0.005
 _CHILD = re.compile(rf"[a-z0-9_]{{3,64}}({re.escape(zfs.VIEW)})?")
 _SNAPSHOT = re.compile(r"[a-z0-9_]{3,64}")
 _LARGEST = 2**62
@@ -43,8 +37,6 @@ _BASE = (
     *("-o", "exec=off"),
 )
 """Compressed, for zeros then take no room; records are the size that file systems in guests write at least about once."""
-
-Argv = tuple[str, ...]
 
 
 def base_argv(base: str, mountpoint: Path) -> Argv:
@@ -140,36 +132,39 @@ def check_order(order: zfs.ZfsOrder) -> None:
 
 
 class HelperZfs:
-    """See the module's head. One per installation; `dataset` is empty where the operator named none."""
+    """See the module's head. One per installation; `dataset` is empty where the operator named none. An order, or a look,
+    takes so long at most."""
 
-    def __init__(self, dataset: str, name: str, root: Path, uid: int, gid: int) -> None:
+    def __init__(self, dataset: str, name: str, root: Path, uid: int, gid: int, *, order_s: float = ORDER_S) -> None:
         self._dataset = zfs.check_dataset(dataset) if dataset else ""
         self._base = f"{dataset}/{name}"
         self._root = root / name
         self._owner = uid, gid
+        self._order_s = order_s
 
     def open(self) -> str:
         """Make the installation's dataset where it is missing; below which directory its children are mounted.
 
         Raises:
-            HostError: `missing-program`, `zfs-failed`, `zfs-timeout`, `helper-refused`.
+            HostError: `missing-program`, `zfs-failed`, `helper-refused`.
+            UnavailableError: `storage-slow`.
         """
-        self._check_named()
+        commands = self._begin()
         for place in (self._root.parent, self._root):
             place.mkdir(exist_ok=True)
             place.chmod(0o711)
-        if self._base not in datasets(self._dataset):
-            _run(base_argv(self._base, self._root))
-        elif _told(("get", "-H", "-p", "-o", "value", "mountpoint", self._base)) != [str(self._root)]:
-            _run(("set", f"mountpoint={self._root}", self._base))
+        if self._base not in datasets(self._dataset, commands):
+            commands.run(base_argv(self._base, self._root))
+        elif commands.told(("get", "-H", "-p", "-o", "value", "mountpoint", self._base)) != [str(self._root)]:
+            commands.run(("set", f"mountpoint={self._root}", self._base))
         return str(self._root)
 
     def look(self) -> int:
-        """A descriptor of what there is, as `get -H -p` tells it. Raises `HostError` as `open`."""
-        self._check_named()
+        """A descriptor of what there is, as `get -H -p` tells it. Raises as `open`."""
+        commands = self._begin()
         told = os.memfd_create("zfs", os.MFD_CLOEXEC)
         try:
-            _run(look_argv(self._base), told)
+            commands.run(look_argv(self._base), told)
             os.lseek(told, 0, os.SEEK_SET)
         except BaseException:
             os.close(told)
@@ -177,51 +172,53 @@ class HelperZfs:
         return told
 
     def do(self, order: zfs.ZfsOrder) -> None:
-        """Carry an order out. Raises `HostError` as `open`."""
-        self._check_named()
+        """Carry an order out. Raises as `open`; what was done of it stays."""
+        commands = self._begin()
         check_order(order)
         match order:
             case zfs.ZfsMount():
-                self._mount(order.child)
+                self._mount(commands, order.child)
             case zfs.ZfsCreate():
-                _run(argv_of(order, self._base))
-                self._mount(order.child)
+                commands.run(argv_of(order, self._base))
+                self._mount(commands, order.child)
                 self._own(order.child)
             case zfs.ZfsClone():
-                _run(argv_of(order, self._base))
-                self._mount(order.target)
+                commands.run(argv_of(order, self._base))
+                self._mount(commands, order.target)
             case zfs.ZfsRollback():
                 try:
-                    self._unmounted(order)
+                    self._unmounted(commands.first, order)
                 finally:
-                    self._mount(order.child)
+                    self._mount(commands, order.child)
             case zfs.ZfsDestroy():
-                self._unmounted(order)
+                self._unmounted(commands, order)
             case _:
-                _run(argv_of(order, self._base))
+                commands.run(argv_of(order, self._base))
 
     def close(self) -> None:
         """Unmount what nobody uses; for an installation that has ended."""
+        commands = ZfsCommands.within(self._order_s)
         for place in self._root.glob("*"):
-            with suppress(HostError):
-                self._unmount(place.name)
+            with suppress(PlasmaError):
+                self._unmount(commands, place.name)
 
-    def _check_named(self) -> None:
+    def _begin(self) -> ZfsCommands:
         if not self._dataset:
             raise refusal("an order for ZFS", "no dataset was named at its start")
+        return ZfsCommands.within(self._order_s)
 
-    def _unmounted(self, order: zfs.ZfsOrder) -> None:
-        self._unmount(order.child)
-        _patiently(argv_of(order, self._base))
+    def _unmounted(self, commands: ZfsCommands, order: zfs.ZfsOrder) -> None:
+        self._unmount(commands, order.child)
+        commands.patiently(argv_of(order, self._base))
 
-    def _mount(self, child: str) -> None:
+    def _mount(self, commands: ZfsCommands, child: str) -> None:
         if not (self._root / child).is_mount():
-            _patiently(("mount", f"{self._base}/{child}"))
+            commands.patiently(("mount", f"{self._base}/{child}"))
 
-    def _unmount(self, child: str) -> None:
+    def _unmount(self, commands: ZfsCommands, child: str) -> None:
         place = self._root / child
         if place.is_mount():
-            _run(("unmount", f"{self._base}/{child}"))
+            commands.run(("unmount", f"{self._base}/{child}"))
         with suppress(OSError):  # it is not there, or the next mount needs it
             place.rmdir()
 
@@ -235,28 +232,16 @@ class HelperZfs:
             os.close(place)
 
 
-def _patiently(argv: Argv) -> None:
-    """Run what finds a dataset busy that was just unmounted: the daemon of zfs-fuse hears of that after the kernel."""
-    deadline = time.monotonic() + _BUSY_S
-    while True:
-        try:
-            _run(argv)
-        except HostError as error:
-            if not any(words in error.details for words in _BUSY) or time.monotonic() > deadline:
-                raise
-            time.sleep(_LOOK_S)
-        else:
-            return
-
-
-def datasets(dataset: str) -> list[str]:
-    """The names of a dataset and of all below it.
+def datasets(dataset: str, commands: ZfsCommands | None = None) -> list[str]:
+    """The names of a dataset and of all below it. `commands`: of the order that asks for them.
 
     Raises:
-        HostError: `missing-program`; `no-zfs-dataset`; `zfs-timeout`.
+        HostError: `missing-program`; `no-zfs-dataset`.
+        UnavailableError: `storage-slow`.
     """
+    asking = commands or ZfsCommands.within()
     try:
-        return _told(("list", "-H", "-o", "name", "-r", "-t", "filesystem", zfs.check_dataset(dataset)))
+        return asking.told(("list", "-H", "-o", "name", "-r", "-t", "filesystem", zfs.check_dataset(dataset)))
     except HostError as error:
         if error.code != "zfs-failed":
             raise
@@ -266,29 +251,3 @@ def datasets(dataset: str) -> list[str]:
             details=error.details,
             resolution=f"Look with zfs list and zpool status; make it with: zfs create {dataset}",
         ) from error
-
-
-def _told(argv: Argv) -> list[str]:
-    """The lines of what a command tells."""
-    return _run(argv, subprocess.PIPE).decode(errors="replace").splitlines()
-
-
-def _run(argv: Argv, stdout: int = subprocess.DEVNULL) -> bytes:
-    program = Path(find_program("zfs"))
-    check_program(program, "the program zfs")
-    try:
-        done = subprocess.run(
-            [program, *argv],
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            timeout=_TIMEOUT_S,
-            env={"PATH": PATH, "LC_ALL": "C.UTF-8"},
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise HostError("zfs-timeout", f"zfs {argv[0]} did not end within {_TIMEOUT_S:g} s") from error
-    if done.returncode != 0:
-        complaint = done.stderr.decode(errors="replace").strip()[:500]
-        raise HostError("zfs-failed", f"zfs {argv[0]} failed", details=complaint)
-    return done.stdout or b""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
-from plasmavmc.errors import HostError, PlasmaError
+from plasmavmc.errors import HostError, PlasmaError, UnavailableError
 from plasmavmc.host import zfs
 from plasmavmc.host.operations import Zfs
 from plasmavmc.storage.volumes.errors import disk_full
@@ -17,7 +17,8 @@ _FULL = ("out of space", "no space left", "quota exceeded")
 
 
 class Datasets:
-    """Raises `CapacityError`, `disk-full`, and `HostError`, `storage-error`; an order that fails changed nothing."""
+    """Raises `CapacityError`, `disk-full`, and `HostError`, `storage-error`; an order that fails so changed nothing. Of one
+    that took too long, `UnavailableError`, `storage-slow`, it is not known what it did, or is still to do."""
 
     def __init__(self, host: Zfs, root: Path) -> None:
         self._host = host
@@ -94,7 +95,7 @@ class Datasets:
         them now it stays given up: what it holds is half of one thing and half of another."""
         self._given_up.add(name)
         for snapshot in snapshots:
-            with suppress(HostError):  # another one is younger
+            with suppress(HostError, UnavailableError):  # another one is younger; or ZFS is too slow now
                 await self.rollback(name, snapshot)
                 await self.finish(name)
                 return
