@@ -4,6 +4,7 @@ Theory. At most one suspend, resume or copy of a VM is under way; it is a task o
 away does not cut it in the middle. A suspend or copy whose caller is cancelled is given up, which lets the VM run on.
 A resume belongs to all who ask for it: it is given up only when the VM is to be stopped. Whoever stops, lets go or
 deletes a VM settles what is under way first, and then finds it running, suspended or ended, never in between.
+A suspend or copy waits for its turn among all who have the VM stand still (`stillness`), and can be given up while it does.
 
 What a restart of the engine finds is settled by one question: does a snapshot of the VM count? If so it is suspended,
 and a process of it is not to run on. If not, its process lives (it stood still for a snapshot that never counted, or
@@ -30,6 +31,8 @@ from plasmavmc.types import VmHandle
 
 _BETWEEN = frozenset({VmState.SUSPENDING, VmState.RESUMING})
 _MAY_SLEEP = _BETWEEN | {VmState.RUNNING, VmState.SUSPENDED}
+TURN_S = 60.0
+"""For a copy of a volume to be done, for which the VM stands still, before it is suspended or copied itself."""
 
 
 class SuspendableMachine(Machine):
@@ -69,6 +72,7 @@ class SuspendableMachine(Machine):
 
         Raises:
             ConflictError: its state forbids it, or its backend cannot.
+            UnavailableError: `vm-busy`, a copy of a volume of it takes long.
             PlasmaError: it failed, with the reason; the VM runs on.
         """
         if self.state is VmState.SUSPENDED:
@@ -98,6 +102,7 @@ class SuspendableMachine(Machine):
 
         Raises:
             ConflictError: it may not be copied, or its state forbids it.
+            UnavailableError: as `suspend`.
             PlasmaError: it failed, with the reason; the VM runs on.
         """
         channel, handle = self._running("copied")
@@ -105,7 +110,8 @@ class SuspendableMachine(Machine):
         taken: list[Template] = []
 
         async def take() -> None:
-            taken.append(await take_template(self.record, self.key, channel, self._parts))
+            async with self.stillness.turn(TURN_S):
+                taken.append(await take_template(self.record, self.key, channel, self._parts))
 
         try:
             await self._give_up_with_caller(self._pause(take(), VmState.SUSPENDING, "copy"))
@@ -283,15 +289,16 @@ class SuspendableMachine(Machine):
     # What is under way
 
     async def _suspend(self, channel: GuestChannel, handle: VmHandle) -> None:
-        await take_snapshot(self.record, self.key, channel, self._parts)
-        self._certain = True
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-        if self._ended.is_set():  # its VMM died just now, and that was told
-            await self._parts.snapshots.delete(self.key)
-            raise self._forbidden("suspended")
-        await self._end_and_rest(handle)
+        async with self.stillness.turn(TURN_S):
+            await take_snapshot(self.record, self.key, channel, self._parts)
+            self._certain = True
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.wait({self._task})
+            if self._ended.is_set():  # its VMM died just now, and that was told
+                await self._parts.snapshots.delete(self.key)
+                raise self._forbidden("suspended")
+            await self._end_and_rest(handle)
 
     async def _end_and_rest(self, handle: VmHandle) -> None:
         await self._kill(handle)
