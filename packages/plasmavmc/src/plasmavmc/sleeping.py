@@ -18,6 +18,8 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
 
+import structlog
+
 from plasmavmc.booting import Booted
 from plasmavmc.errors import ConflictError, PlasmaError
 from plasmavmc.forking import Template, check_forkable, take_template
@@ -33,6 +35,10 @@ _BETWEEN = frozenset({VmState.SUSPENDING, VmState.RESUMING})
 _MAY_SLEEP = _BETWEEN | {VmState.RUNNING, VmState.SUSPENDED}
 TURN_S = 60.0
 """For a copy of a volume to be done, for which the VM stands still, before it is suspended or copied itself."""
+ADOPT_S = 5.0
+"""For a guest that stood still to run on after a restart, before the engine goes on without waiting for it."""
+
+log = structlog.get_logger("plasmavmc.sleeping")
 
 
 class SuspendableMachine(Machine):
@@ -206,15 +212,29 @@ class SuspendableMachine(Machine):
         if channel is None:
             return
         try:
-            await channel.thaw(await self._card_after_restart())
+            card = await self._card_after_restart()
             self._hold()
         except PlasmaError as error:
-            await channel.aclose()
-            words = f"it did not run on after a restart of the engine: {error}"
-            await self._doom(VmState.FAILED, error.code, words)
+            await self._does_not_run_on(channel, error)
             return
+        self._certain = True
+        going = self._begin_pause(self._run_on(handle, channel, card), "run on")
+        await asyncio.wait({going}, timeout=ADOPT_S)
+
+    async def _run_on(self, handle: VmHandle, channel: GuestChannel, card: GuestCard) -> None:
+        try:
+            await channel.thaw(card)
+        except Exception as error:
+            if not isinstance(error, PlasmaError):
+                log.exception("vm thaw broke", vm=self.spec.id)
+            await self._does_not_run_on(channel, error)
+            raise
         events = channel.events()
         self._task = asyncio.create_task(self._live(Booted(handle, channel, events)), name=f"vm {self.spec.id}")
+
+    async def _does_not_run_on(self, channel: GuestChannel, error: Exception) -> None:
+        await channel.aclose()
+        await self.disown(error)
 
     async def _card_after_restart(self) -> GuestCard:
         card = plain_card(self._parts)
@@ -260,7 +280,8 @@ class SuspendableMachine(Machine):
         self._pausing = None
         if not pausing.cancelled():
             pausing.exception()  # it may be that nobody waits for it any more
-        if self.state is VmState.SUSPENDING and not self._parts.snapshots.has(self.key):
+        goes_on = self._trouble is None and not self._parts.snapshots.has(self.key)
+        if self.state is VmState.SUSPENDING and goes_on:
             self._move(VmState.RUNNING)
 
     async def _give_up_with_caller(self, pausing: asyncio.Task[None]) -> None:
