@@ -12,16 +12,18 @@ from pathlib import Path
 import pytest
 
 from plasmavmc.errors import GuestError, UnavailableError
-from plasmavmc.guest.api import ExecExit, ExecOutput, GuestHello, GuestOutput
+from plasmavmc.guest.api import ExecExit, ExecOutput, GuestCard, GuestHello, GuestOutput
 from plasmavmc.guest.channel import SocketGuestChannel
 from plasmavmc.guest.framing import MAGIC, FrameType, encode, put_field
 from plasmavmc.guest.messages import Tag
-from plasmavmc.guest.opening import open_channel
+from plasmavmc.guest.opening import open_channel, open_channel_over
 from plasmavmc.guest.session import SocketExecSession
+from plasmavmc.stopping import Stop
 from plasmavmc.types import ExecSpec, LogStream
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HELLO = encode(FrameType.HELLO, b"\x01\0\0\0" + bytes(8))
+CARD = GuestCard(1, b"e" * 64)
 DEADLINE_S = 5.0
 
 
@@ -245,6 +247,70 @@ async def test_a_guest_that_never_answers_is_told_as_silent(tmp_path: Path) -> N
         await open_channel(tmp_path / "ctl", fresh=False, deadline_s=0.2)
     assert silent.value.code == "guest-silent"
     server.close()
+
+
+async def test_a_guest_that_reads_nothing_any_more_is_waited_for_with_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plasmavmc.guest.channel.TAKE_S", 0.01)
+    monkeypatch.setattr("plasmavmc.stopping.ASK_S", 0.01)
+
+    async def read_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(encode(FrameType.OUTPUT, bytes(8) + b"\x01" + b"words"))
+
+    async with guest_that(read_nothing, tmp_path) as path, asyncio.timeout(DEADLINE_S):
+        channel = await open_channel(path, fresh=True, deadline_s=DEADLINE_S)
+        channel._write(bytes(8 << 20))  # more than all buffers on the way take
+        await channel.acknowledge(5)
+        await Stop(3600).carry_out(channel, "SIGTERM", asyncio.Event())
+        await channel.aclose()
+
+
+@asynccontextmanager
+async def renewed(directory: Path, words: bytes | None) -> AsyncIterator[SocketGuestChannel]:
+    """A guest that reads nothing over its first connection but the sync, and over the second says this, or nothing."""
+    done = asyncio.Event()
+    said = [HELLO, words]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answer = said.pop(0)
+        if answer is not None:
+            await reader.readuntil(MAGIC)
+            writer.write(MAGIC + await reader.readexactly(16) + answer)
+        await done.wait()
+        writer.close()
+
+    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_unix_connection(str(directory / "ctl"))
+
+    server = await asyncio.start_unix_server(serve, directory / "ctl")
+    async with asyncio.timeout(DEADLINE_S):
+        channel = await open_channel_over(connect, "a vsock", fresh=True, deadline_s=DEADLINE_S, renewable=True)
+        yield channel
+        assert not said
+        await channel.aclose()
+        done.set()
+        server.close()
+        await server.wait_closed()
+
+
+async def test_a_held_guest_that_is_silent_over_its_second_connection_is_told_as_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with renewed(tmp_path, None) as channel:
+        monkeypatch.setattr("plasmavmc.guest.words.HOLD_S", 0.05)
+        with pytest.raises(GuestError) as silent:
+            await channel.thaw(CARD)
+        assert silent.value.code == "guest-silent"
+
+
+async def test_who_waits_for_a_guest_to_read_waits_no_longer_than_the_connection_is_of_use(tmp_path: Path) -> None:
+    async with renewed(tmp_path, HELLO + encode(FrameType.THAWED)) as channel:
+        channel._write(bytes(8 << 20))  # more than all buffers on the way take
+        sending = asyncio.create_task(channel.workload.send(b"words"))
+        await asyncio.sleep(0)
+        await channel.thaw(CARD)
+        await sending
 
 
 async def test_a_vmm_that_does_not_listen_is_told_as_unavailable(tmp_path: Path) -> None:

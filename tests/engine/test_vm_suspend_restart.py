@@ -7,17 +7,23 @@ from dataclasses import replace
 
 import pytest
 
+from plasmavmc.errors import GuestError
+from plasmavmc.guest.api import GuestCard
+from plasmavmc.guest.memory import MemoryGuestChannel
 from plasmavmc.manager import VmManager
 from plasmavmc.states import VmState
 from plasmavmc.types import vm_key
 from tests.engine.engine_rig import EngineRig
 from tests.engine.suspend_rig import (
+    DEADLINE_S,
     S,
     eventually,
     guest,
+    only_disks,
     only_snapshots,
     reaches,
     running,
+    runs_on,
     slowly,
     snapshot,
     started,
@@ -110,6 +116,59 @@ async def test_a_vm_that_was_just_woken_runs_on_after_a_restart(rig: EngineRig) 
     assert not held.held
     assert card.generation > 0
     assert card.network is not None
+
+
+@pytest.mark.parametrize("state", [S.SUSPENDING, S.RESUMING])
+async def test_a_vm_that_takes_long_to_run_on_after_a_restart_keeps_nobody_waiting(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch, state: VmState
+) -> None:
+    monkeypatch.setattr("plasmavmc.sleeping.ADOPT_S", 0.01)
+    silent = asyncio.Event()
+
+    async def nothing(*_: object) -> None:
+        await silent.wait()
+        raise GuestError("guest-silent", "the guest did not answer within 60 s")
+
+    manager = await running(rig)
+    await abandoned(manager)
+    crash(rig, state)
+    monkeypatch.setattr("plasmavmc.guest.memory.MemoryGuestChannel.thaw", nothing)
+    again = rig.manager()
+    async with asyncio.timeout(DEADLINE_S):
+        await again.recover()
+    assert again.get("vm_one").status.state is state
+    await started(again, rig.spec("two", "serve"))
+    stopping = asyncio.create_task(again.stop("vm_one"))
+    silent.set()
+    await reaches(again, "vm_one", S.FAILED)
+    await stopping
+    assert again.get("vm_one").status.reason_code == "guest-silent"
+    assert rig.vmms.living() == {"vm_two"}
+    await only_disks(rig, "vm_one", "vm_two")
+
+
+@pytest.mark.parametrize("state", [S.SUSPENDING, S.RESUMING])
+async def test_a_vm_that_ran_on_late_after_a_restart_is_as_any_other(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch, state: VmState
+) -> None:
+    monkeypatch.setattr("plasmavmc.sleeping.ADOPT_S", 0.01)
+    late = asyncio.Event()
+    thaw = MemoryGuestChannel.thaw
+
+    async def slow(channel: MemoryGuestChannel, card: GuestCard) -> None:
+        await late.wait()
+        await thaw(channel, card)
+
+    manager = await running(rig)
+    guest(rig).freeze()
+    await abandoned(manager)
+    crash(rig, state)
+    monkeypatch.setattr(MemoryGuestChannel, "thaw", slow)
+    again = rig.manager()
+    await again.recover()
+    late.set()
+    await reaches(again, "vm_one", S.RUNNING)
+    await runs_on(rig, again)
 
 
 @pytest.mark.parametrize("state", [S.SUSPENDING, S.RESUMING])

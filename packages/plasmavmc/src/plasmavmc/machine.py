@@ -49,6 +49,7 @@ from plasmavmc.parts import EngineParts
 from plasmavmc.policy import Egress, Ingress
 from plasmavmc.records import VmRecord
 from plasmavmc.states import ENDED, MOVES, VmState, advance
+from plasmavmc.stillness import Stillness
 from plasmavmc.stopping import ASK_S, EXIT_GRACE_S, Stop
 from plasmavmc.types import Lease, NetworkSpec, NetworkUsage, TerminalSize, Vm, VmHandle, VmSpec, VmUsage, vm_key
 
@@ -82,6 +83,7 @@ class Machine:
         self._hung = asyncio.Event()
         self._trouble: PlasmaError | None = None
         """Why its VMM does not end, while it is `_hung`."""
+        self.stillness = Stillness(record.spec.id)
         if record.status.state in ENDED:
             self._ended.set()
 
@@ -102,6 +104,10 @@ class Machine:
     def channel(self) -> GuestChannel | None:
         """The way to its guest, while the workload runs."""
         return self._listener.channel if self.state is VmState.RUNNING else None
+
+    def runs_with(self, channel: GuestChannel) -> bool:
+        """This is the way to its guest still, and it is not to end."""
+        return self._listener.channel is channel and self.state is not VmState.STOPPING
 
     def held(self, network: NetworkSpec) -> NetworkSpec:
         now = self.spec.networks[0] if self.spec.networks else network
@@ -207,6 +213,7 @@ class Machine:
         channel = self._listener.channel
         if channel is not None:
             try:
+                await self.stillness.break_off()
                 await stop.carry_out(channel, await self._stop_signal(), self._ended)
             except Exception:
                 log.exception("vm stop broke", vm=self.spec.id)

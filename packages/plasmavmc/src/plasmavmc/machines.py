@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from plasmavmc.errors import ConflictError, NotFoundError
 from plasmavmc.host.operations import ProcessId
@@ -67,10 +68,11 @@ class Machines:
     def reach(self, vm_id: str) -> RunningVm | None:
         """A VM for its volumes, while its workload runs."""
         machine = self._machines.get(vm_id)
-        if machine is None or machine.channel is None or machine.record.handle is None:
+        channel, handle = (None, None) if machine is None else (machine.channel, machine.record.handle)
+        if machine is None or channel is None or handle is None:
             return None
-        handle = machine.record.handle
-        return RunningVm(handle, self._parts.registry.get(handle.backend), machine.channel)
+        backend = self._parts.registry.get(handle.backend)
+        return RunningVm(handle, backend, channel, machine.stillness, partial(machine.runs_with, channel))
 
     # Coming and going
 

@@ -4,6 +4,7 @@ Theory. At most one suspend, resume or copy of a VM is under way; it is a task o
 away does not cut it in the middle. A suspend or copy whose caller is cancelled is given up, which lets the VM run on.
 A resume belongs to all who ask for it: it is given up only when the VM is to be stopped. Whoever stops, lets go or
 deletes a VM settles what is under way first, and then finds it running, suspended or ended, never in between.
+A suspend or copy waits for its turn among all who have the VM stand still (`stillness`), and can be given up while it does.
 
 What a restart of the engine finds is settled by one question: does a snapshot of the VM count? If so it is suspended,
 and a process of it is not to run on. If not, its process lives (it stood still for a snapshot that never counted, or
@@ -16,6 +17,8 @@ import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
+
+import structlog
 
 from plasmavmc.booting import Booted
 from plasmavmc.errors import ConflictError, PlasmaError
@@ -30,6 +33,12 @@ from plasmavmc.types import VmHandle
 
 _BETWEEN = frozenset({VmState.SUSPENDING, VmState.RESUMING})
 _MAY_SLEEP = _BETWEEN | {VmState.RUNNING, VmState.SUSPENDED}
+TURN_S = 60.0
+"""For a copy of a volume to be done, for which the VM stands still, before it is suspended or copied itself."""
+ADOPT_S = 5.0
+"""For a guest that stood still to run on after a restart, before the engine goes on without waiting for it."""
+
+log = structlog.get_logger("plasmavmc.sleeping")
 
 
 class SuspendableMachine(Machine):
@@ -69,6 +78,7 @@ class SuspendableMachine(Machine):
 
         Raises:
             ConflictError: its state forbids it, or its backend cannot.
+            UnavailableError: `vm-busy`, a copy of a volume of it takes long.
             PlasmaError: it failed, with the reason; the VM runs on.
         """
         if self.state is VmState.SUSPENDED:
@@ -98,6 +108,7 @@ class SuspendableMachine(Machine):
 
         Raises:
             ConflictError: it may not be copied, or its state forbids it.
+            UnavailableError: as `suspend`.
             PlasmaError: it failed, with the reason; the VM runs on.
         """
         channel, handle = self._running("copied")
@@ -105,7 +116,8 @@ class SuspendableMachine(Machine):
         taken: list[Template] = []
 
         async def take() -> None:
-            taken.append(await take_template(self.record, self.key, channel, self._parts))
+            async with self.stillness.turn(TURN_S):
+                taken.append(await take_template(self.record, self.key, channel, self._parts))
 
         try:
             await self._give_up_with_caller(self._pause(take(), VmState.SUSPENDING, "copy"))
@@ -200,15 +212,29 @@ class SuspendableMachine(Machine):
         if channel is None:
             return
         try:
-            await channel.thaw(await self._card_after_restart())
+            card = await self._card_after_restart()
             self._hold()
         except PlasmaError as error:
-            await channel.aclose()
-            words = f"it did not run on after a restart of the engine: {error}"
-            await self._doom(VmState.FAILED, error.code, words)
+            await self._does_not_run_on(channel, error)
             return
+        self._certain = True
+        going = self._begin_pause(self._run_on(handle, channel, card), "run on")
+        await asyncio.wait({going}, timeout=ADOPT_S)
+
+    async def _run_on(self, handle: VmHandle, channel: GuestChannel, card: GuestCard) -> None:
+        try:
+            await channel.thaw(card)
+        except Exception as error:
+            if not isinstance(error, PlasmaError):
+                log.exception("vm thaw broke", vm=self.spec.id)
+            await self._does_not_run_on(channel, error)
+            raise
         events = channel.events()
         self._task = asyncio.create_task(self._live(Booted(handle, channel, events)), name=f"vm {self.spec.id}")
+
+    async def _does_not_run_on(self, channel: GuestChannel, error: Exception) -> None:
+        await channel.aclose()
+        await self.disown(error)
 
     async def _card_after_restart(self) -> GuestCard:
         card = plain_card(self._parts)
@@ -254,7 +280,8 @@ class SuspendableMachine(Machine):
         self._pausing = None
         if not pausing.cancelled():
             pausing.exception()  # it may be that nobody waits for it any more
-        if self.state is VmState.SUSPENDING and not self._parts.snapshots.has(self.key):
+        goes_on = self._trouble is None and not self._parts.snapshots.has(self.key)
+        if self.state is VmState.SUSPENDING and goes_on:
             self._move(VmState.RUNNING)
 
     async def _give_up_with_caller(self, pausing: asyncio.Task[None]) -> None:
@@ -283,15 +310,16 @@ class SuspendableMachine(Machine):
     # What is under way
 
     async def _suspend(self, channel: GuestChannel, handle: VmHandle) -> None:
-        await take_snapshot(self.record, self.key, channel, self._parts)
-        self._certain = True
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-        if self._ended.is_set():  # its VMM died just now, and that was told
-            await self._parts.snapshots.delete(self.key)
-            raise self._forbidden("suspended")
-        await self._end_and_rest(handle)
+        async with self.stillness.turn(TURN_S):
+            await take_snapshot(self.record, self.key, channel, self._parts)
+            self._certain = True
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.wait({self._task})
+            if self._ended.is_set():  # its VMM died just now, and that was told
+                await self._parts.snapshots.delete(self.key)
+                raise self._forbidden("suspended")
+            await self._end_and_rest(handle)
 
     async def _end_and_rest(self, handle: VmHandle) -> None:
         await self._kill(handle)

@@ -199,7 +199,7 @@ class Volumes:
             InvalidSpecError: an id makes no sense.
             ConflictError: `snapshot-exists`, of another volume; `volume-held`, by a process of no VM that is known.
             UnavailableError: `volume-busy`, by a VM that is just starting or ending, and can neither be frozen nor stand
-                still.
+                still; or it was stopped meanwhile.
             GuestError: `volume-…`, the guest could not freeze it, or not for as long as it took. There is no snapshot.
             CapacityError, HostError: as `create`.
         """

@@ -50,7 +50,7 @@ from plasmavmc.guest.messages import (
     encode_u64,
 )
 from plasmavmc.guest.session import SocketExecSession, Window
-from plasmavmc.guest.words import Events, Words
+from plasmavmc.guest.words import Events, Words, in_time
 from plasmavmc.types import CopyTarget, ExecSpec
 
 READ = 64 * 1024
@@ -61,6 +61,8 @@ _MAX_UNKNOWN = 1024
 """Frames that mean nothing to us, of one channel. Unlike output, no credit holds them back."""
 _ORDER_NAME = 2
 """Bytes of an order, and of its answer, that say which it is: the verb and the disk."""
+TAKE_S = 1.0
+"""For a guest to take what is acknowledged to it."""
 _CLOSE_S = 1.0
 
 
@@ -109,6 +111,7 @@ class SocketGuestChannel:
         self._acknowledged = 0
         self._reading.cancel()
         await asyncio.wait({self._reading})
+        self._writer.transport.abort()  # else who waits for room in it might do so for as long as the VM lives
         self._kept = []
         self._begin_reading(*await connect())
         self.workload.renewed()
@@ -276,11 +279,15 @@ class SocketGuestChannel:
         return event
 
     async def acknowledge(self, offset: int) -> None:
-        """Output before `offset` is safe on the host; the guest may drop it from its ring."""
+        """Output before `offset` is safe on the host; the guest may drop it from its ring. One that writes and does not read
+        is waited for, so that it is heard slowly and few words for it gather; but not without end, for who reads the output
+        of its VM waits here too."""
         if offset > self._acknowledged:
             self._acknowledged = offset
             self._write(encode(FrameType.ACK, encode_u64(offset)))
-            await self._drain()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TAKE_S):
+                    await self._drain()
 
     async def exec(self, spec: ExecSpec) -> SocketExecSession:
         """Start a command.
@@ -323,11 +330,12 @@ class SocketGuestChannel:
             GuestError: `thaw-…` where the guest could not become that; `guest-silent`; the channel ended.
         """
         self._check_open()
-        if self.connect is not None:
-            await self._renew(self.connect)
-        self.begin_thaw(card)
-        await self.greeted()
-        await self.thawed()
+        async with in_time():
+            if self.connect is not None:
+                await self._renew(self.connect)
+            self.begin_thaw(card)
+            await self.greeted()
+            await self.thawed()
 
     def begin_thaw(self, card: GuestCard) -> None:
         """Send the card; `thawed` returns at the guest's word."""

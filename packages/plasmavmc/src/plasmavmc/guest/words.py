@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from plasmavmc.errors import GuestError
 from plasmavmc.guest.api import GuestEvent
@@ -11,6 +12,20 @@ from plasmavmc.guest.framing import FrameType
 
 HOLD_S = 60.0
 """For a word about holding or letting go: the guest may have to bring much to its disks first."""
+
+
+@asynccontextmanager
+async def in_time() -> AsyncIterator[None]:
+    """The block has the time that a guest is given to hold or let go.
+
+    Raises:
+        GuestError: `guest-silent`, it took longer.
+    """
+    try:
+        async with asyncio.timeout(HOLD_S):
+            yield
+    except TimeoutError as error:
+        raise GuestError("guest-silent", f"the guest did not answer within {HOLD_S:g} s") from error
 
 
 class Events:
@@ -45,11 +60,8 @@ class Words:
         Raises:
             GuestError: `guest-silent`; or what `say` was given.
         """
-        try:
-            async with asyncio.timeout(HOLD_S):
-                await asyncio.shield(self._words[word])
-        except TimeoutError as error:
-            raise GuestError("guest-silent", f"the guest did not answer within {HOLD_S:g} s") from error
+        async with in_time():
+            await asyncio.shield(self._words[word])
 
     def say(self, word: FrameType, error: GuestError | None) -> bool:
         """The guest said it, or why it cannot. Returns whether it was expected."""
