@@ -124,7 +124,7 @@ class Forwarder:
         flags = wire.RD | query.flags & wire.CD
         message = wire.encode_query(id_, question, flags, edns=edns, dnssec=query.dnssec and edns)
         data = await self._by_udp(upstream, message)
-        if reply.is_cut(data) or not reply.answers(data, id_, question):
+        if wire.is_cut(data) or not reply.answers(data, id_, question):
             data = await self._by_tcp(upstream, message)
             if not reply.answers(data, id_, question):
                 raise MalformedError("an answer to something else")
