@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 
 from plasmavmc.network.dns import wire
 from plasmavmc.network.dns.forward import Forwarder
+from plasmavmc.network.dns.progress import SAID_EVERY_S
 from plasmavmc.network.dns.resolver import Resolver, ToForward, limit_of
 
 _BURST = 64
@@ -29,13 +30,24 @@ _AT_ONCE = 16
 class DnsServer:
     """Serves until `close`; the sockets are its own."""
 
-    def __init__(self, udp: socket.socket, tcp: socket.socket, resolver: Resolver, forwarder: Forwarder) -> None:
+    def __init__(
+        self,
+        udp: socket.socket,
+        tcp: socket.socket,
+        resolver: Resolver,
+        forwarder: Forwarder,
+        *,
+        say: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`say` is called once a second in which there were questions by datagrams, and they were dealt with."""
         self._udp = udp
         self._tcp = tcp
         self._resolver = resolver
         self._forwarder = forwarder
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._say = say
+        self._dealt = False
         self._connections: Counter[str] = Counter()
         self._second: asyncio.TimerHandle | None = None
         self._server: asyncio.Server | None = None
@@ -72,6 +84,7 @@ class DnsServer:
                 self._send(answer, address)
             elif answer is not None:
                 self._forward(answer, address)
+            self._dealt = True
 
     def _send(self, answer: bytes, address: tuple[str, int]) -> None:
         with suppress(OSError):  # the buffer is full, or there is no way: who asked asks again
@@ -97,11 +110,14 @@ class DnsServer:
     def _count(self) -> None:
         """Begin a new second a second from now; nothing wakes us while nobody asks."""
         if self._second is None:
-            self._second = self._loop.call_later(1.0, self._new_second)
+            self._second = self._loop.call_later(SAID_EVERY_S, self._new_second)
 
     def _new_second(self) -> None:
         self._second = None
         self._resolver.new_second()
+        if self._dealt:
+            self._dealt = False
+            self._say()
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asker = str((writer.get_extra_info("peername") or ("",))[0])
