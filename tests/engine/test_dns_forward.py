@@ -261,6 +261,23 @@ async def test_one_asker_and_one_network_have_only_so_many_questions_under_way()
         await asking.close()
 
 
+async def test_networks_that_ask_all_they_can_leave_as_much_to_one_that_asked_nothing_yet() -> None:
+    patience = Patience(udp_s=0.5, rounds=1, of_asker=8, of_network=32, of_all=128)
+    async with upstream(lambda _: None) as silent:
+        asking = Forwarder(lambda: [silent.address], Clock(), patience)
+        waiting = [
+            asyncio.ensure_future(asking.ask(query_of(f"{number}.{asker}.{network}.com"), f"{asker}{network}", network))
+            for number in range(8)
+            for asker in range(8)
+            for network in ("a", "b", "c", "d")
+        ]
+        late = [asyncio.ensure_future(asking.ask(query_of(f"{number}.com"), "late", "e")) for number in range(8)]
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in late)
+        await asyncio.gather(*waiting, *late)
+        await asking.close()
+
+
 def test_letters_are_mixed_and_nothing_else() -> None:
     asked = wire.parse_query(question("a-9.Example.com")).question
     mixed = {mixed_case(asked) for _ in range(50)}

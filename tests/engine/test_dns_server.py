@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,16 @@ from plasmavmc.network.dns.names import (
     write_names,
 )
 from plasmavmc.network.dns.probing import answers
-from plasmavmc.network.dns.server import DnsServer
+from plasmavmc.network.dns.server import Bounds, DnsServer
 from tests.engine.dns_messages import NAMES, question, read
 
 REFUSED, NXDOMAIN = 5, 3
-LOCAL = Askers(networks={"127.0.0.1": "net_shop"})
-LIMIT = 16
+LIMIT, PLACES = 16, 48
+OTHER = "127.0.1.1"
+SHOPS = [f"127.0.0.{number}" for number in range(1, 9)]
+LOCAL = Askers(networks={OTHER: "net_other", **dict.fromkeys(SHOPS, "net_shop")})
+BOUNDS = Bounds(of_all=PLACES, of_network=PLACES, of_asker=LIMIT, idle_s=8.0, idle_where_crowded_s=0.5)
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass
@@ -45,9 +50,31 @@ class Running:
             asking.send(message)
             return asking.recv(4096)
 
+    async def connect(self, asker: str) -> Connection:
+        return await asyncio.open_connection("127.0.0.1", self.port, local_addr=(asker, 0))
 
-@pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Running]:
+
+async def ask_on(connection: Connection, message: bytes) -> bytes:
+    reader, writer = connection
+    writer.write(len(message).to_bytes(2, "big") + message)
+    return await asyncio.wait_for(reader.readexactly(int.from_bytes(await reader.readexactly(2), "big")), 10)
+
+
+async def ask_for_ever(writer: asyncio.StreamWriter, message: bytes) -> None:
+    while True:
+        writer.write((len(message).to_bytes(2, "big") + message) * 1000)
+        await writer.drain()
+
+
+async def is_served(connection: Connection) -> bool:
+    try:
+        return bool(read(await ask_on(connection, question("web.internal"))).records)
+    except (OSError, EOFError):
+        return False
+
+
+@asynccontextmanager
+async def serving(tmp_path: Path, bounds: Bounds) -> AsyncIterator[Running]:
     write_names(tmp_path, NAMES)
     write_askers(tmp_path, LOCAL)
     udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
@@ -55,10 +82,17 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     tcp.bind(udp.getsockname())
     files = Files(tmp_path, tmp_path)
     files.look()
-    server = DnsServer(udp, tcp, files.resolver, Forwarder(tuple, asyncio.get_running_loop().time))
+    forwarder = Forwarder(tuple, asyncio.get_running_loop().time)
+    server = DnsServer(udp, tcp, files.resolver, forwarder, bounds=bounds)
     await server.open()
     yield Running(files, tmp_path, udp.getsockname()[1])
     await server.close()
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    async with serving(tmp_path, BOUNDS) as made:
+        yield made
 
 
 async def test_questions_on_one_connection_are_answered_all_even_where_it_is_closed_behind_them(
@@ -87,6 +121,47 @@ async def test_one_asker_has_a_few_connections_and_those_beyond_are_closed(runni
         await asyncio.wait_for(reader.readexactly(1), 10)
     for each in (writer, *(writer for _, writer in open_)):
         each.close()
+
+
+async def test_a_network_that_opens_all_the_connections_it_can_leaves_as_many_to_the_next(running: Running) -> None:
+    greedy = [await running.connect(asker) for asker in SHOPS for _ in range(PLACES // len(SHOPS))]
+    served = [await is_served(each) for each in greedy]
+    assert served.count(True) == PLACES // 3
+    others = [await running.connect(OTHER) for _ in range(4)]
+    assert all([await is_served(each) for each in others])
+    for _, writer in (*greedy, *others):
+        writer.close()
+
+
+async def test_where_there_are_many_connections_one_that_says_nothing_is_closed_sooner(running: Running) -> None:
+    many = [await running.connect(asker) for asker in (*SHOPS[:2], OTHER) for _ in range(10)]
+    assert await is_served(many[-1])
+    begun = asyncio.get_running_loop().time()
+    reader, _ = many[-1]
+    assert not await asyncio.wait_for(reader.read(), 10)
+    assert asyncio.get_running_loop().time() - begun < BOUNDS.idle_s / 2
+    for _, writer in many:
+        writer.close()
+
+
+async def test_who_asks_without_taking_his_answers_is_closed(tmp_path: Path) -> None:
+    many = tuple(f"10.64.{number // 250}.{number % 250 + 2}" for number in range(3000))
+    async with serving(tmp_path, replace(BOUNDS, idle_s=0.3)) as running:
+        running.files.resolver.tell_names(Names(networks={"net_shop": NetworkNames(hosts={"many": many})}))
+        message = question("many.internal")
+        _, writer = await running.connect(SHOPS[0])
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(ask_for_ever(writer, message), 20)
+        writer.close()
+
+
+async def test_a_connection_that_begins_something_longer_than_a_question_is_closed_at_once(running: Running) -> None:
+    reader, writer = await running.connect(SHOPS[0])
+    for length in (4096, 4097):
+        writer.write(length.to_bytes(2, "big") + question("web.internal")[:12] + bytes(length - 12))
+    told = await asyncio.wait_for(reader.read(), BOUNDS.idle_s / 2)
+    assert told[:2] == len(told[2:]).to_bytes(2, "big"), "one answer, that to the first"
+    writer.close()
 
 
 async def test_what_is_no_message_costs_a_connection_and_nothing_else(running: Running) -> None:

@@ -27,7 +27,7 @@ from plasmavmc.host.names import (
     shaper_name,
     tap_name,
 )
-from plasmavmc.host.operations import Limits, ProcessId
+from plasmavmc.host.operations import PLACED_LIMITS, RESOLVER_CGROUP, Limits, ProcessId
 from plasmavmc.host.processes import argv_of, has_process, held, is_alive, kill, parse_stat, read_process, uids_of
 from plasmavmc.types import MIB, vm_key
 
@@ -189,6 +189,12 @@ def test_a_limit_that_cannot_be_set_is_an_error_and_leaves_no_group(tmp_path: Pa
         groups.make("vm-a", Limits(256 * MIB, 1000))
     assert caught.value.code == "host-cgroup"
     assert groups.children() == frozenset()
+
+
+def test_the_resolvers_memory_is_bounded_where_it_is_placed() -> None:
+    limits = PLACED_LIMITS[RESOLVER_CGROUP]
+    assert settings(V2, limits)["memory.max"] == str(512 << 20)
+    assert settings(V1, limits)["memory.limit_in_bytes"] == str(512 << 20)
 
 
 def test_without_cgroups_rlimits_bound_the_memory() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -13,17 +15,45 @@ from time import monotonic
 
 import pytest
 
-from plasmavmc.host.operations import RESOLVER_PORT, ProcessId
-from plasmavmc.host.processes import is_alive
+from plasmavmc.host.operations import (
+    PLACED_LIMITS,
+    QUESTION_BYTES,
+    QUESTIONS_PER_SECOND,
+    RESOLVER_CGROUP,
+    RESOLVER_PORT,
+    ProcessId,
+)
+from plasmavmc.host.processes import is_alive, read_process
 from plasmavmc.network.bridge import BridgeNetwork
 from plasmavmc.network.dns.keeper import ResolverKeeper
 from plasmavmc.network.dns.names import Names, NetworkNames
-from tests.contract.host_rig import Namespace, RealHelper, eventually
+from tests.contract.host_rig import NOBODY, Namespace, RealHelper, eventually, sleeper
 from tests.real.network_world import Vm, World
 
 pytestmark = pytest.mark.real
 GATEWAY = "10.64.0.1"
 """Of the first installation on a host."""
+FLOOD = """
+import socket, sys, time
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+    one.connect((sys.argv[1], 53))
+    until = time.monotonic() + 2
+    while time.monotonic() < until:
+        one.send(b"x")
+"""
+"""Datagrams without end, of one stream."""
+LARGE = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+    one.settimeout(2)
+    one.connect((sys.argv[1], 53))
+    one.send(bytes.fromhex("000101000001000000000000") + bytes(int(sys.argv[2]) - 12))
+    try:
+        print(len(one.recv(4096)))
+    except TimeoutError:
+        print("nothing")
+"""
+"""What answers a question of so many bytes, which is none."""
 MANY = tuple(f"10.64.9.{number}" for number in range(2, 202))
 
 
@@ -41,6 +71,25 @@ def dig(namespace: Namespace, server: str, name: str, *more: str) -> list[str]:
         return found
     status = next((line for line in told.splitlines() if "status:" in line), "status: TIMEOUT,")
     return [status.partition("status: ")[2].partition(",")[0]]
+
+
+def memory_limits(group: str) -> set[str]:
+    """What is set for a cgroup, in whatever hierarchy."""
+    files = ("memory.limit_in_bytes", "memory.max")
+    return {path.read_text().strip() for file in files for path in Path("/sys/fs/cgroup").glob(f"**/{group}/{file}")}
+
+
+def reached_resolver(namespace: Namespace) -> int:
+    """Datagrams that came as far as a socket in this namespace, or as its full buffer."""
+    lines = [line.split() for line in namespace.run("cat", "/proc/net/snmp").splitlines() if line.startswith("Udp:")]
+    found = dict(zip(lines[0][1:], map(int, lines[1][1:]), strict=True))
+    return found["InDatagrams"] + found["InErrors"]
+
+
+def came_in(namespace: Namespace) -> int:
+    """Frames that came from all VMs."""
+    links = json.loads(namespace.run("ip", "-statistics", "-json", "link"))
+    return sum(link["stats64"]["rx"]["packets"] for link in links if "master" in link)
 
 
 @dataclass
@@ -113,7 +162,9 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         kept = keeper(helper, tmp_path)
         await kept.open()
         assert kept.serves
-        world.networks[0] = network = BridgeNetwork(helper.host, helper.names, subnet, monotonic, kept)
+        world.networks[0] = network = BridgeNetwork(
+            helper.host, helper.names, subnet, monotonic, kept, connections=4096
+        )
         await network.configure_bridge()
         await network.settle()
         running = asyncio.create_task(kept.run())
@@ -171,3 +222,36 @@ async def test_guests_ask_by_name_and_the_resolver_outlives_who_started_it(site:
     # It ends where it is to end.
     await site.leave(keep=False)
     assert not is_alive(kept)
+
+
+async def test_one_vm_that_never_stops_asking_is_heard_so_often_and_no_more_and_others_are_heard(site: Site) -> None:
+    told = Names(networks={"net_shop": names(web=("10.64.0.2",)), "net_other": names(web=("10.64.0.3",))})
+    await site.tell(told, "web.internal", "10.64.0.2")
+    process, host = site.process, site.world.host
+    came, reached, begun = came_in(host), reached_resolver(host), monotonic()
+    await asyncio.to_thread(site.shop.namespace.run, sys.executable, "-c", FLOOD, site.gateway)
+    came, reached, took = came_in(host) - came, reached_resolver(host) - reached, monotonic() - begun
+    most = QUESTIONS_PER_SECOND * (took + 1)
+    assert came > 2 * most, "it was a flood"
+    assert reached < most
+    await site.answers(site.other, "web.internal", "10.64.0.3")
+    await site.answers(site.shop, "web.internal", "10.64.0.2")
+    assert site.process == process
+
+
+async def test_a_datagram_that_is_larger_than_a_question_can_be_is_not_looked_at(site: Site) -> None:
+    told = [
+        site.shop.namespace.run(sys.executable, "-c", LARGE, site.gateway, str(size)).strip()
+        for size in (QUESTION_BYTES, QUESTION_BYTES + 1)
+    ]
+    assert told == ["12", "nothing"]
+
+
+async def test_what_is_placed_as_the_resolver_has_bounded_memory(site: Site) -> None:
+    with sleeper(uid=NOBODY) as pid:
+        process = read_process(pid)
+        assert process is not None
+        confinement = await site.helper.host.cgroup_place(RESOLVER_CGROUP, process.id)
+        limited = {str(PLACED_LIMITS[RESOLVER_CGROUP].memory_bytes)}
+        found = memory_limits(f"{site.helper.names.cgroup}/{RESOLVER_CGROUP}")
+        assert found - {"max"} == (set() if confinement == "rlimits" else limited)

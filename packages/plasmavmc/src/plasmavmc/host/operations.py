@@ -24,6 +24,10 @@ from plasmavmc.types import MIB, NetworkUsage
 JAIL_TAP = "tap0"
 """The VM's tap as a VMM in a jail knows it: the same in every jail, as a snapshot wants it."""
 RESOLVER_PORT = 53
+QUESTIONS_PER_SECOND = 5000
+"""Of one VM to its host's resolver; those beyond are thrown away."""
+QUESTION_BYTES = 1232
+"""The most that a datagram to or from the resolver holds: so much passes every way without fragments."""
 MAX_SOURCES = 16_384
 """VMs of other nodes that rules know by their identity."""
 WORKER_FILES_BYTES = 64 * MIB
@@ -208,6 +212,12 @@ class Limits:
     pids: int = 64
 
 
+RESOLVER_CGROUP = "resolver"
+PLACED_LIMITS: Mapping[str, Limits] = {RESOLVER_CGROUP: Limits(memory_bytes=512 * MIB, cpu_milli=2000)}
+"""Of those cgroups of `cgroup_place` that have limits. The resolver deals with what guests say: it takes 40 MiB, and several
+times that where they do their worst. It has one thread, so its processor is one at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Spawned:
     pid: int
@@ -344,7 +354,8 @@ class Host(Protocol):
         and it has not ended yet; `vm_spawn` and `jail_spawn` refuse so, too."""
 
     async def cgroup_place(self, name: str, process: ProcessId) -> str:
-        """Move a process of the caller's uid into the installation's cgroup `name`; returns the confinement."""
+        """Move a process of the caller's uid into the installation's cgroup `name`, with the limits of that
+        (`PLACED_LIMITS`); returns the confinement, which tells whether there can be any."""
 
     async def listen(self, address: str, port: int) -> int:
         """A listening TCP socket (no SO_REUSEPORT), for an address and port given at the helper's start."""

@@ -7,6 +7,9 @@ and to its host's resolver; and, by its address, what is opened to it from elsew
 are the ones that open. What the host itself opens (checks, the edge) is not counted, so a VM at its limit is still
 served.
 
+Questions for names are held to a number a second besides, each datagram of them and not streams: they wait in one buffer,
+where those of one VM that never stops would leave no room for the others'. So is their size, for the same reason.
+
 Counting is done in a table of its own, after the chains that decide (`rules`), so that it counts what passes; and it
 outlives a load of those, or each load would let every VM begin from none. A connection that ends is taken off by the kernel.
 
@@ -21,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from plasmavmc.host.names import HostNames
+from plasmavmc.host.operations import QUESTION_BYTES, QUESTIONS_PER_SECOND, RESOLVER_PORT
 
 FEWEST = 64
 MOST = 1 << 22
@@ -29,6 +33,9 @@ _ROOM = 8192
 _RATE_SHARE = 8
 """Of the limit, what may be opened in a second once a burst as large as the limit is over."""
 _FORGOTTEN_S = 60
+_QUESTIONS_AT_ONCE = 1000
+"""The resolver's buffer (`sockets`) has room for those of several VMs."""
+_UDP_HEADER = 8
 
 
 def render(names: HostNames, most: int) -> str:
@@ -69,6 +76,7 @@ def _sets() -> tuple[str, ...]:
         f"set received {{ type ipv4_addr; {counted} }}",
         f"set received6 {{ type ipv6_addr; {counted} }}",
         f"set rates {{ type ether_addr; {forgotten} }}",
+        f"set questions {{ type ether_addr; {forgotten} }}",
         f"set refused {{ type ether_addr; {counted} counter; }}",
     )
 
@@ -76,6 +84,7 @@ def _sets() -> tuple[str, ...]:
 def _chains(names: HostNames, most: int) -> tuple[str, ...]:
     rate = f"limit rate over {max(1, most // _RATE_SHARE)}/second burst {most} packets"
     over = f"ct count over {most}"
+    asked = f"limit rate over {QUESTIONS_PER_SECOND}/second burst {_QUESTIONS_AT_ONCE} packets"
     fresh = "ct status & confirmed != confirmed"
     return (
         "chain from_vm {",
@@ -85,6 +94,10 @@ def _chains(names: HostNames, most: int) -> tuple[str, ...]:
         "chain refuse {",
         "update @refused { ether saddr }",
         "drop",
+        "}",
+        "chain question {",
+        f"udp length > {QUESTION_BYTES + _UDP_HEADER} drop",
+        f"update @questions {{ ether saddr {asked} }} drop",
         "}",
         "chain to_vm {",
         f"add @received {{ ip daddr {over} }} drop",
@@ -97,6 +110,7 @@ def _chains(names: HostNames, most: int) -> tuple[str, ...]:
         "}",
         "chain input {",
         "type filter hook input priority 10; policy accept;",
+        f'iifname "{names.bridge}" udp dport {RESOLVER_PORT} jump question',
         f'iifname "{names.bridge}" {fresh} goto from_vm',
         "}",
     )

@@ -38,7 +38,7 @@ from plasmavmc.host.helper.vmms import Vmms
 from plasmavmc.host.helper.ways import Ways
 from plasmavmc.host.helper.zfs import HelperZfs
 from plasmavmc.host.names import shaper_name
-from plasmavmc.host.operations import RESOLVER_PORT, Bridge, Guarding
+from plasmavmc.host.operations import PLACED_LIMITS, RESOLVER_PORT, Bridge, Guarding
 from plasmavmc.host.processes import held, is_alive, processes, uids_of
 
 
@@ -409,7 +409,7 @@ class Helper:
 
     def _place(self, name: str, pid: int) -> None:
         """Move a process and what it started in its session; what it starts later is born there."""
-        joins = self._cgroups.make(name, None)
+        joins = self._cgroups.make(name, PLACED_LIMITS.get(name))
         for member in [process.id for process in processes() if pid in (process.session, process.id.pid)]:
             with held(member) as pidfd:
                 if pidfd is not None and uids_of(member.pid) == {self._configuration.uid}:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from plasmavmc.network.dns import progress
 from plasmavmc.network.dns.forward import Forwarder, Upstream
 from plasmavmc.network.dns.names import MEMBERS_FILE, NAMES_FILE, read_askers, read_names
 from plasmavmc.network.dns.resolver import Resolver
@@ -52,6 +53,10 @@ class Files:
             askers = read_askers(self._run_dir)
             if askers is not None:
                 self.resolver.tell_askers(askers)
+
+    def say_progress(self) -> None:
+        """Questions were dealt with."""
+        progress.say(self._run_dir)
 
     def _look_for_stranger(self) -> None:
         now = time.monotonic()
@@ -95,7 +100,7 @@ async def serve(
     loop.add_signal_handler(signal.SIGHUP, files.look)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # held back by who started us, until now
     files.look()
-    server = DnsServer(udp, tcp, files.resolver, Forwarder(upstreams, loop.time))
+    server = DnsServer(udp, tcp, files.resolver, Forwarder(upstreams, loop.time), say=files.say_progress)
     await server.open()
     while not ended.is_set():
         with suppress(TimeoutError):

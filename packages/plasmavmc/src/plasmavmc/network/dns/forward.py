@@ -4,7 +4,7 @@ Theory. Each question goes out from a socket of its own, so from a port that nob
 letters of its name in random case; the kernel lets in only what comes from whom we asked. An answer must repeat all of
 that. Where one tells the right name in other letters, or was cut, the same is asked by TCP, which nobody can answer from
 aside. Several who ask the same wait for one answer. How many questions may be under way is bounded, for each asker and for
-each network too, so that nobody uses up what others need.
+each network too, and no network takes what others need (`shares`).
 Source: RFC 5452, RFC 7766 (TCP), RFC 9520 (failures are kept for a moment).
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from plasmavmc.network.dns import reply, wire
 from plasmavmc.network.dns.cache import Cache, Key, key_of
 from plasmavmc.network.dns.reply import Reply
+from plasmavmc.network.dns.shares import Shares
 from plasmavmc.network.dns.wire import MalformedError, Query
 
 Upstream = tuple[str, int]
@@ -55,7 +55,7 @@ class Forwarder:
         self._patience = patience or Patience()
         self._cache = Cache()
         self._asked: dict[Key, asyncio.Task[Reply]] = {}
-        self._waiting: Counter[str] = Counter()
+        self._places = Shares(self._patience.of_all, of_group=self._patience.of_network, of_one=self._patience.of_asker)
         self._good: Upstream | None = None
         """Who answered last is asked first."""
 
@@ -65,21 +65,14 @@ class Forwarder:
 
     async def ask(self, query: Query, asker: str, network: str) -> Reply:
         """The answer to a question; that there is none where nobody answers in time, or who asks has too many under way."""
-        bounds = ((asker, self._patience.of_asker), (f"={network}", self._patience.of_network))
-        if any(self._waiting[who] >= bound for who, bound in bounds) or len(self._asked) >= self._patience.of_all:
+        if not self._places.has_for(asker, network):
             return _FAILED
         key = key_of(query)
         task = self._asked.get(key)
         if task is None:
             task = self._asked[key] = asyncio.create_task(self._answered(key, query), name="question")
-        self._waiting.update(who for who, _ in bounds)
-        try:
+        with self._places.taken(asker, network):
             return await asyncio.shield(task)
-        finally:
-            for who, _ in bounds:
-                self._waiting[who] -= 1
-                if not self._waiting[who]:
-                    del self._waiting[who]
 
     async def close(self) -> None:
         """Give up what is under way."""
@@ -124,7 +117,7 @@ class Forwarder:
         flags = wire.RD | query.flags & wire.CD
         message = wire.encode_query(id_, question, flags, edns=edns, dnssec=query.dnssec and edns)
         data = await self._by_udp(upstream, message)
-        if reply.is_cut(data) or not reply.answers(data, id_, question):
+        if wire.is_cut(data) or not reply.answers(data, id_, question):
             data = await self._by_tcp(upstream, message)
             if not reply.answers(data, id_, question):
                 raise MalformedError("an answer to something else")

@@ -8,6 +8,8 @@ started anew.
 
 What is told is written first and hinted then (SIGHUP): a hint that is lost costs seconds. Nothing that is told waits for a
 disk: a VM's start least of all.
+
+A resolver that answers nobody is ended, and one that is only busy is not: it tells that it makes progress (`progress`).
 """
 
 from __future__ import annotations
@@ -25,15 +27,20 @@ import structlog
 
 from plasmavmc.errors import PlasmaError
 from plasmavmc.host.daemons import start_daemon
-from plasmavmc.host.operations import Host, Member, ProcessId
+from plasmavmc.host.helper.cgroups import NONE as NO_CGROUPS
+from plasmavmc.host.operations import RESOLVER_CGROUP, Host, Member, ProcessId
 from plasmavmc.host.processes import argv_of, is_alive, kill, processes, read_process, uids_of
+from plasmavmc.network.dns import progress
 from plasmavmc.network.dns.names import Askers, Names, askers_of, read_names, write_askers, write_names
 
-CGROUP = "resolver"
 MODULE = "plasmavmc.network.dns"
 LOOK_EVERY_S = 10.0
+PATIENCE_S = 3.0
+"""For a sign of progress of a resolver that did not answer; it comes each second."""
 _RETRY_S = 1.0
+_GLANCE_S = 0.1
 _END_S = 3.0
+_UNLIMITED_REMEDY = "Guests are answered all the same; have the host give cgroup controllers (memory, cpu, pids)."
 _REMEDY = "Free that port (ss -lunp 'sport = :53'), then restart the platform on this host."
 
 log = structlog.get_logger("plasmavmc.resolver")
@@ -159,15 +166,30 @@ class ResolverKeeper:
         """End a resolver that lives and answers nobody; another one is started then."""
         while True:
             await asyncio.sleep(self._look_every_s)
-            if self._pidfd is not None and not await asyncio.to_thread(self._answers):
-                log.warning("resolver.unresponsive", pid=self.process.pid if self.process else 0)
+            process, before = self.process, progress.said(self._run_dir)
+            if self._pidfd is None or await asyncio.to_thread(self._answers):
+                continue
+            if await self._progresses(before):
+                log.warning("resolver.busy", pid=process.pid if process else 0)
+            elif self.process == process:
+                log.warning("resolver.unresponsive", pid=process.pid if process else 0)
                 self._signal(signal.SIGKILL)
+
+    async def _progresses(self, before: int) -> bool:
+        """Whether the resolver has dealt with questions since, or does within a while."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + PATIENCE_S
+        while progress.said(self._run_dir) == before:
+            if loop.time() >= until:
+                return False
+            await asyncio.sleep(_GLANCE_S)
+        return True
 
     async def _adopt(self) -> bool:
         """Take over the resolver that runs as we would start it; end any other of this installation."""
         for process in self._living():
             if self._pidfd is None and argv_of(process.pid) == self._argv and self._watch(process):
-                log.info("resolver.adopted", pid=process.pid)
+                log.info("resolver.adopted", pid=process.pid, confinement=await self._confine(process))
             else:
                 await asyncio.to_thread(kill, process, _END_S)
         return self._pidfd is not None
@@ -190,9 +212,14 @@ class ResolverKeeper:
     async def _confine(self, process: ProcessId) -> str:
         """Answers matter more than limits: a failure is told, and the resolver goes on."""
         try:
-            return await self._host.cgroup_place(CGROUP, process)
+            confinement = await self._host.cgroup_place(RESOLVER_CGROUP, process)
         except PlasmaError as error:
-            return f"none: {error.brief}"
+            confinement, reason = "none", error.brief
+        else:
+            reason = "this host has no cgroups that limit memory" if confinement == NO_CGROUPS else ""
+        if reason:
+            log.warning("resolver.unlimited", reason=reason, resolution=_UNLIMITED_REMEDY)
+        return confinement
 
     async def _end(self) -> None:
         self._signal(signal.SIGTERM)

@@ -60,11 +60,6 @@ def answers(data: bytes, id_: int, question: bytes) -> bool:
     return told == id_ and bool(flags & wire.QR) and not flags & 0x7800 and questions == 1 and section == question
 
 
-def is_cut(data: bytes) -> bool:
-    """Whether there is more to be had by TCP."""
-    return bool(wire.header_of(data)[1] & wire.TC)
-
-
 def rcode_of(data: bytes) -> int:
     return wire.header_of(data)[1] & 0xF
 

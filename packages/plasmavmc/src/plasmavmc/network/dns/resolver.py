@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from plasmavmc.host.operations import QUESTIONS_PER_SECOND
 from plasmavmc.network.dns import wire
 from plasmavmc.network.dns.names import Askers, Names, NetworkNames
 from plasmavmc.network.dns.reserved import zone_of
 from plasmavmc.network.dns.wire import MalformedError, Query
 from plasmavmc.network.dns.zone import Zone
 
-PER_SECOND = 5000
-"""Questions of one VM that are looked at in a second; those beyond are thrown away."""
+HOT_BYTES, HOT_BYTES_OF_NETWORK = 32 << 20, 2 << 20
+"""What answers that are kept to be given quickly may take, of all networks that have VMs here, which share it alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class ToForward:
 class Resolver:
     """See the module's head. `look` is called when a stranger asks: he may be a VM that nobody told of yet."""
 
-    def __init__(self, look: Callable[[], None] = lambda: None, *, per_second: int = PER_SECOND) -> None:
+    def __init__(self, look: Callable[[], None] = lambda: None, *, per_second: int = QUESTIONS_PER_SECOND) -> None:
         self._look = look
         self._per_second = per_second
         self._networks: dict[str, str] = {}
@@ -56,11 +57,19 @@ class Resolver:
         self._join()
 
     def _join(self) -> None:
-        nameless: dict[str, Zone] = {}
-        self._of_asker = {
-            asker: self._zones.get(network) or nameless.setdefault(network, Zone.of(NetworkNames()))
-            for asker, network in self._networks.items()
+        asking = {
+            network: self._zones.get(network) or Zone.of(NetworkNames()) for network in set(self._networks.values())
         }
+        self._of_asker = {asker: asking[network] for asker, network in self._networks.items()}
+        for network, zone in self._zones.items():
+            if network not in asking:
+                zone.hot.give_room(0)
+        for zone in asking.values():
+            zone.hot.give_room(min(HOT_BYTES_OF_NETWORK, HOT_BYTES // len(asking)))
+
+    def network_of(self, asker: str) -> str:
+        """The network of a VM of this host; empty for anybody else."""
+        return self._networks.get(asker, "")
 
     def new_second(self) -> None:
         """Begin to count anew."""

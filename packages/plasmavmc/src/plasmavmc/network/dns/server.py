@@ -1,7 +1,8 @@
 """The resolver on its sockets: datagrams and connections.
 
 A datagram is answered where it is read, a burst at a time, unless others have to be asked. A connection is closed when it
-says nothing for a while, or asks too much at once; one asker has a few.
+says nothing for a while, sooner where there are many, or does not take its answers; one asker has a few, and a network no
+more than leaves as many to the next (`shares`).
 Source: RFC 7766 (DNS over TCP).
 """
 
@@ -9,34 +10,59 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 
 from plasmavmc.network.dns import wire
 from plasmavmc.network.dns.forward import Forwarder
+from plasmavmc.network.dns.progress import SAID_EVERY_S
 from plasmavmc.network.dns.resolver import Resolver, ToForward, limit_of
+from plasmavmc.network.dns.shares import Shares
 
 _BURST = 64
 """Datagrams that are read before others have their turn."""
 _LARGEST = 4096
-_IDLE_S = 10.0
-_CONNECTIONS_OF_ASKER, _CONNECTIONS = 16, 512
-_AT_ONCE = 16
-"""Questions of one connection under way."""
+"""Bytes of a question, also by a connection: one with all its options is far shorter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Of connections: numbers, and seconds."""
+
+    of_all: int = 512
+    of_network: int = 128
+    of_asker: int = 16
+    at_once: int = 8
+    """Questions of one connection under way, so also how many answers may wait for who does not take them."""
+    idle_s: float = 10.0
+    idle_where_crowded_s: float = 2.0
 
 
 class DnsServer:
     """Serves until `close`; the sockets are its own."""
 
-    def __init__(self, udp: socket.socket, tcp: socket.socket, resolver: Resolver, forwarder: Forwarder) -> None:
+    def __init__(
+        self,
+        udp: socket.socket,
+        tcp: socket.socket,
+        resolver: Resolver,
+        forwarder: Forwarder,
+        *,
+        say: Callable[[], None] = lambda: None,
+        bounds: Bounds | None = None,
+    ) -> None:
+        """`say` is called once a second in which there were questions by datagrams, and they were dealt with."""
         self._udp = udp
         self._tcp = tcp
         self._resolver = resolver
         self._forwarder = forwarder
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._connections: Counter[str] = Counter()
+        self._say = say
+        self._dealt = False
+        self._bounds = bounds = bounds or Bounds()
+        self._connections = Shares(bounds.of_all, of_group=bounds.of_network, of_one=bounds.of_asker)
         self._second: asyncio.TimerHandle | None = None
         self._server: asyncio.Server | None = None
 
@@ -44,7 +70,7 @@ class DnsServer:
         """Begin to answer."""
         self._udp.setblocking(False)
         self._loop.add_reader(self._udp, self._on_datagrams)
-        self._server = await asyncio.start_server(self._on_connection, sock=self._tcp)
+        self._server = await asyncio.start_server(self._on_connection, sock=self._tcp, limit=_LARGEST)
 
     async def close(self) -> None:
         """Stop; what is under way gets no answer."""
@@ -72,6 +98,7 @@ class DnsServer:
                 self._send(answer, address)
             elif answer is not None:
                 self._forward(answer, address)
+            self._dealt = True
 
     def _send(self, answer: bytes, address: tuple[str, int]) -> None:
         with suppress(OSError):  # the buffer is full, or there is no way: who asked asks again
@@ -97,36 +124,41 @@ class DnsServer:
     def _count(self) -> None:
         """Begin a new second a second from now; nothing wakes us while nobody asks."""
         if self._second is None:
-            self._second = self._loop.call_later(1.0, self._new_second)
+            self._second = self._loop.call_later(SAID_EVERY_S, self._new_second)
 
     def _new_second(self) -> None:
         self._second = None
         self._resolver.new_second()
+        if self._dealt:
+            self._dealt = False
+            self._say()
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asker = str((writer.get_extra_info("peername") or ("",))[0])
-        if self._connections[asker] >= _CONNECTIONS_OF_ASKER or self._connections.total() >= _CONNECTIONS:
-            writer.transport.abort()
-            return
-        self._connections[asker] += 1
+        network = self._resolver.network_of(asker)
         writer.transport.set_write_buffer_limits(0)  # so that what is drained is sent
         try:
-            with suppress(OSError, EOFError, TimeoutError):
-                await self._converse(reader, writer, asker)
+            if self._connections.has_for(asker, network):
+                with self._connections.taken(asker, network), suppress(OSError, EOFError, TimeoutError):
+                    await self._converse(reader, writer, asker)
         finally:
-            self._connections[asker] -= 1
-            if not self._connections[asker]:
-                del self._connections[asker]
             writer.transport.abort()
 
+    @property
+    def _idle_s(self) -> float:
+        return self._bounds.idle_where_crowded_s if self._connections.crowded else self._bounds.idle_s
+
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asker: str) -> None:
-        room = asyncio.Semaphore(_AT_ONCE)
+        room = asyncio.Semaphore(self._bounds.at_once)
         async with asyncio.TaskGroup() as answers:
             while True:
+                await room.acquire()
                 try:
-                    async with asyncio.timeout(_IDLE_S):
-                        await room.acquire()
-                        data = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+                    async with asyncio.timeout(self._idle_s):
+                        length = int.from_bytes(await reader.readexactly(2), "big")
+                        if length > _LARGEST:
+                            return
+                        data = await reader.readexactly(length)
                 except (OSError, EOFError, TimeoutError):
                     return
                 answers.create_task(self._answer(data, asker, writer, room))
@@ -139,9 +171,10 @@ class DnsServer:
                 answer = await self._forwarded(answer)
             if answer is not None:
                 writer.write(len(answer).to_bytes(2, "big") + answer)
-                with suppress(OSError, TimeoutError):
-                    async with asyncio.timeout(_IDLE_S):
-                        await writer.drain()
+                async with asyncio.timeout(self._bounds.idle_s):
+                    await writer.drain()
+        except (OSError, TimeoutError):  # what he does not take must not pile up here
+            writer.transport.abort()
         finally:
             room.release()
 

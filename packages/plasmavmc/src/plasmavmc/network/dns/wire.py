@@ -9,9 +9,11 @@ Source: RFC 1035 (4.1), RFC 2181, RFC 2782 (SRV), RFC 6891 (EDNS0).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+
+from plasmavmc.host.operations import QUESTION_BYTES
 
 A, NS, CNAME, SOA, PTR, TXT, AAAA, SRV, DNAME, OPT, RRSIG = 1, 2, 5, 6, 12, 16, 28, 33, 39, 41, 46
 IXFR, AXFR, ANY = 251, 252, 255
@@ -26,8 +28,8 @@ MAX_NAME = 255
 MAX_LABEL = 63
 MAX_MESSAGE = 65_535
 PLAIN_UDP = 512
-PAYLOAD = 1232
-"""Bytes of UDP that we send and take at most: so much passes every way without fragments."""
+PAYLOAD = QUESTION_BYTES
+"""Bytes of UDP that we send and take at most."""
 _HEADER = struct.Struct("!6H")
 _TYPE_AND_CLASS = struct.Struct("!2H")
 _RECORD = struct.Struct("!2HIH")
@@ -67,6 +69,17 @@ class Record:
     ttl: int
     data: bytes
     owner: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Records as they travel, and how many."""
+
+    count: int = 0
+    data: bytes = b""
+
+
+NO_RECORDS = Section()
 
 
 def name_of(text: str) -> bytes:
@@ -158,6 +171,15 @@ def _header(data: bytes) -> tuple[int, int, int, int, int, int]:
     return id_, flags, questions, answers, authority, additional
 
 
+def is_cut(data: bytes) -> bool:
+    """Whether there is more to be had by TCP.
+
+    Raises:
+        MalformedError: it has no header.
+    """
+    return bool(_header(data)[1] & TC)
+
+
 def header_of(data: bytes) -> tuple[int, int, int, int, int, int]:
     """Id, flags, and the counts of the four sections.
 
@@ -219,9 +241,9 @@ def expanded(data: bytes, at: int) -> tuple[bytes, int]:
 def encode(
     query: Query,
     rcode: int,
-    answers: Sequence[Record] = (),
-    authority: Sequence[Record] = (),
-    additional: Sequence[Record] = (),
+    answers: Section = NO_RECORDS,
+    authority: Section = NO_RECORDS,
+    additional: Section = NO_RECORDS,
     *,
     authoritative: bool = False,
     limit: int = MAX_MESSAGE,
@@ -230,8 +252,8 @@ def encode(
     records are left out first."""
     flags = QR | (query.flags & (RD | CD)) | RA | (AA if authoritative else 0) | rcode & 0xF
     tail = opt_record(rcode >> 4, dnssec=query.dnssec) if query.edns >= 0 else b""
-    body, extra = _records(answers) + _records(authority), _records(additional)
-    counts = [len(answers), len(authority), len(additional)]
+    body, extra = answers.data + authority.data, additional.data
+    counts = [answers.count, authority.count, additional.count]
     if HEADER + len(query.question) + len(body) + len(extra) + len(tail) > limit:
         extra, counts[2] = b"", 0
     if HEADER + len(query.question) + len(body) + len(tail) > limit:
@@ -262,11 +284,13 @@ def pack_header(id_: int, flags: int, answers: int, authority: int, additional: 
     return _HEADER.pack(id_, flags, 1, answers, authority, additional)
 
 
-def _records(records: Iterable[Record]) -> bytes:
-    return b"".join(
+def section(records: Sequence[Record]) -> Section:
+    """Records of one section of an answer."""
+    told = (
         (record.owner or b"\xc0\x0c") + _RECORD.pack(record.type, IN, record.ttl, len(record.data)) + record.data
         for record in records
     )
+    return Section(len(records), b"".join(told))
 
 
 def read_record(data: bytes, at: int) -> tuple[bytes, int, int, int, int]:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from plasmavmc.network.dns import wire
+from plasmavmc.network.dns.hot import HotAnswers
 from plasmavmc.network.dns.names import NetworkNames
-from plasmavmc.network.dns.wire import Query, Record
+from plasmavmc.network.dns.turns import Turns
+from plasmavmc.network.dns.wire import Query, Record, Section
 
 TTL_S = 5
 APEX = wire.name_of("internal")
@@ -21,17 +23,6 @@ _AUTHORITY = wire.start_of_authority(APEX, wire.name_of("hostmaster.internal"), 
 _LOCALHOST = {wire.A: (bytes((127, 0, 0, 1)),), wire.AAAA: (bytes(15) + b"\1",)}
 _OF_VMS = ".vm"
 """How names end that stand for one VM; by these, addresses are turned into names."""
-HOT_ANSWERS = 4096
-TURNS = 16
-"""Orders of one answer's addresses that are kept."""
-
-
-@dataclass(slots=True)
-class _Hot:
-    """One question's answers, without their ids."""
-
-    turns: tuple[bytes, ...]
-    next: int = 0
 
 
 @dataclass(slots=True)
@@ -40,8 +31,9 @@ class Zone:
 
     records: dict[bytes, dict[int, tuple[bytes, ...]]] = field(default_factory=dict)
     """Data by name and type; without any for a name that is known and leads nowhere."""
-    hot: dict[bytes, _Hot] = field(default_factory=dict)
-    """By all of a question but its id."""
+    hot: HotAnswers = field(default_factory=HotAnswers)
+    _turns: dict[tuple[bytes, int], Turns] = field(default_factory=dict)
+    """By name and type, of those that were asked for."""
 
     @classmethod
     def of(cls, names: NetworkNames) -> Zone:
@@ -78,12 +70,7 @@ class Zone:
 
     def quick(self, rest: bytes) -> bytes | None:
         """The answer to a question that was asked before, both without their ids."""
-        hot = self.hot.get(rest)
-        if hot is None:
-            return None
-        turn = hot.next
-        hot.next = turn + 1 if turn + 1 < len(hot.turns) else 0
-        return hot.turns[turn]
+        return self.hot.get(rest)
 
     def answer(self, query: Query, zone: bytes, limit: int, *, keep: bytes = b"") -> bytes:
         """The answer to a question that belongs to one of our zones (`reserved`). `keep`: the question without its id, to
@@ -92,17 +79,26 @@ class Zone:
         data = found.get(query.type, ()) if found is not None else ()
         if not data:
             rcode = wire.NXDOMAIN if found is None and zone != b"\0" else wire.NOERROR
-            authority = Record(wire.SOA, TTL_S, _AUTHORITY, owner=zone)
-            return self._kept(keep, wire.encode(query, rcode, (), (authority,), authoritative=True, limit=limit))
-        records = [Record(query.type, TTL_S, each) for each in data]
-        extra = self._targets(data) if query.type == wire.SRV else ()
-        turns = tuple(
-            wire.encode(
-                query, wire.NOERROR, records[turn:] + records[:turn], (), extra, authoritative=True, limit=limit
-            )
-            for turn in range(min(len(records), TURNS))
-        )
-        return self._kept(keep, *turns)
+            authority = wire.section((Record(wire.SOA, TTL_S, _AUTHORITY, owner=zone),))
+            answer = wire.encode(query, rcode, authority=authority, authoritative=True, limit=limit)
+            self._keep(keep, answer[2:])
+            return answer
+        turns = self._turns_of(query, data)
+        records = Section(len(turns), turns.take())
+        answer = wire.encode(query, wire.NOERROR, records, additional=turns.extra, authoritative=True, limit=limit)
+        start = wire.HEADER + len(query.question)
+        if wire.is_cut(answer):
+            self._keep(keep, answer[2:])
+        else:
+            self._keep(keep, answer[2:start], turns, answer[start + turns.size :])
+        return answer
+
+    def _turns_of(self, query: Query, data: Iterable[bytes]) -> Turns:
+        key = query.name, query.type
+        if key not in self._turns:
+            extra = wire.section(self._targets(data)) if query.type == wire.SRV else wire.NO_RECORDS
+            self._turns[key] = Turns([Record(query.type, TTL_S, each) for each in data], extra)
+        return self._turns[key]
 
     def _targets(self, data: Iterable[bytes]) -> tuple[Record, ...]:
         """The addresses of what service records name."""
@@ -114,12 +110,9 @@ class Zone:
             for address in self.records.get(target, {}).get(type_, ())
         )
 
-    def _kept(self, rest: bytes, *turns: bytes) -> bytes:
+    def _keep(self, rest: bytes, head: bytes, turns: Turns | None = None, tail: bytes = b"") -> None:
         if rest:
-            while len(self.hot) >= HOT_ANSWERS:
-                del self.hot[next(iter(self.hot))]
-            self.hot[rest] = _Hot(tuple(turn[2:] for turn in turns), 1 % len(turns))
-        return turns[0]
+            self.hot.keep(rest, head, turns, tail)
 
 
 def below(name: str) -> bytes:

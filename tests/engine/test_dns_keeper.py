@@ -1,0 +1,102 @@
+"""The life of a resolver that is a process, as its keeper sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from structlog.testing import capture_logs
+
+from plasmavmc.host.configuration import HelperConfiguration
+from plasmavmc.host.memory import MemoryHost
+from plasmavmc.host.operations import RESOLVER_CGROUP, Bridge, ProcessId
+from plasmavmc.host.processes import is_alive
+from plasmavmc.network.dns.keeper import ResolverKeeper
+from plasmavmc.network.dns.probing import answers
+from tests.contract.host_rig import eventually
+
+WITHIN_S = 30.0
+
+
+class ResolverHost(MemoryHost):
+    """Knows at which port its resolver is, and says how processes are confined there."""
+
+    port = 0
+    confinement = "cgroup-v2"
+
+    async def resolver_sockets(self) -> tuple[int, int]:
+        datagrams, connections = await super().resolver_sockets()
+        with socket.socket(fileno=os.dup(datagrams)) as held:
+            self.port = held.getsockname()[1]
+        return datagrams, connections
+
+    async def cgroup_place(self, name: str, process: ProcessId) -> str:
+        await super().cgroup_place(name, process)
+        return self.confinement
+
+
+def a_host() -> ResolverHost:
+    host = ResolverHost(HelperConfiguration("swg_keeper", os.getuid(), os.getgid()))
+    host.bridge = Bridge("swgkeeperbr", IPv4Address("10.64.0.1"), IPv4Network("10.64.0.0/20"))
+    return host
+
+
+@asynccontextmanager
+async def kept(host: ResolverHost, directory: Path, asked: Callable[[], bool]) -> AsyncIterator[ResolverKeeper]:
+    """A keeper that runs; its resolver ends with it."""
+    keeper = ResolverKeeper(host, directory / "run", directory / "state", answers=asked, look_every_s=0.1)
+    await keeper.open()
+    running = asyncio.create_task(keeper.run())
+    try:
+        yield keeper
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        await keeper.close(keep=False)
+
+
+async def test_a_resolver_whose_answers_are_lost_is_left_alone_while_it_deals_with_questions_and_ended_when_not(
+    tmp_path: Path,
+) -> None:
+    host, looks = a_host(), 0
+
+    def asked_in_vain() -> bool:
+        """As where the questions of others leave no room for ours."""
+        nonlocal looks
+        answers("127.0.0.1", host.port, wait_s=0.2)
+        looks += 1
+        return False
+
+    async with kept(host, tmp_path, asked_in_vain) as keeper:
+        process = keeper.process
+        assert process is not None
+        await eventually(lambda: looks > 3, "it was looked at", WITHIN_S)
+        assert keeper.process == process
+        assert is_alive(process)
+        os.kill(process.pid, signal.SIGSTOP)
+        await eventually(lambda: keeper.process != process and not is_alive(process), "it was replaced", WITHIN_S)
+
+
+async def test_it_is_placed_in_its_cgroup_also_where_it_is_adopted_and_told_where_it_has_no_limits(
+    tmp_path: Path,
+) -> None:
+    host = a_host()
+    async with kept(host, tmp_path, lambda: True) as first:
+        process = first.process
+        assert process is not None
+        assert host.placed == {process: RESOLVER_CGROUP}
+        host.placed.clear()
+        host.confinement = "rlimits"
+        second = ResolverKeeper(host, tmp_path / "run", tmp_path / "state", answers=lambda: True)
+        with capture_logs() as said:
+            await second.open()
+        assert (second.process, host.placed) == (process, {process: RESOLVER_CGROUP})
+        assert [each["event"] for each in said if each["log_level"] == "warning"] == ["resolver.unlimited"]
+        await second.close(keep=True)
