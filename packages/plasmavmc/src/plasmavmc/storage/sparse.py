@@ -50,6 +50,17 @@ def read_range(file: int, size: int, offset: int) -> bytes:
     return found
 
 
+def write_range(file: int, data: bytes, offset: int) -> None:
+    """All of these bytes, from there. Raises `OSError`.
+
+    One pwrite(2) takes fewer where the disk is full in the midst of it, and says so no sooner than at the next.
+    """
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(file, left, offset)
+        left, offset = left[written:], offset + written
+
+
 def _copy_range(source: int, target: int, start: int, end: int) -> None:
     while start < end:
         data = os.pread(source, min(_CHUNK, end - start), start)
