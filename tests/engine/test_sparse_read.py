@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plasmavmc.storage.sparse import read_range, write_range
+from plasmavmc.host.ranges import read_range, write_range
 
 CONTENT = bytes(range(256)) * 16
 

@@ -23,9 +23,9 @@ from typing import TypeVar
 
 from plasmavmc.errors import CapacityError, HostError
 from plasmavmc.host.names import GUEST_MEMORY
+from plasmavmc.host.ranges import read_range, write_range
 from plasmavmc.host.threads import in_thread
 from plasmavmc.snapshots.manifest import Piece, damaged
-from plasmavmc.storage.sparse import read_range, write_range
 
 Part = TypeVar("Part")
 

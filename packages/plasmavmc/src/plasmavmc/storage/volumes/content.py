@@ -17,9 +17,10 @@ import os
 import threading
 from collections.abc import AsyncIterable, AsyncIterator
 
+from plasmavmc.host.ranges import read_range, write_range
 from plasmavmc.host.threads import in_thread
 from plasmavmc.storage.luks import HEADER_BYTES
-from plasmavmc.storage.sparse import next_range, read_range, write_range
+from plasmavmc.storage.sparse import next_range
 from plasmavmc.storage.volumes.errors import volume_errors
 
 Extent = tuple[int, bytes]

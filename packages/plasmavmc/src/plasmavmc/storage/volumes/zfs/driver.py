@@ -27,9 +27,10 @@ from pathlib import Path
 
 from plasmavmc.errors import HostError
 from plasmavmc.host.operations import Zfs
+from plasmavmc.host.ranges import read_range, write_range
 from plasmavmc.host.threads import in_thread, to_its_end
 from plasmavmc.host.zfs import VIEW
-from plasmavmc.storage.sparse import data_ranges, read_range, write_range
+from plasmavmc.storage.sparse import data_ranges
 from plasmavmc.storage.volumes.backend import Fill, StoredVolume
 from plasmavmc.storage.volumes.errors import (
     has_snapshots,
