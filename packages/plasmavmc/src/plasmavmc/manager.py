@@ -97,7 +97,10 @@ class VmManager:
             if disk.key not in known:
                 await self._parts.storage.delete(disk.key)
         for key in self._parts.snapshots.keys() - known:
-            await self._parts.snapshots.delete(key)
+            try:
+                await self._parts.snapshots.delete(key)
+            except PlasmaError as error:
+                log.error("snapshot not removed", key=key, error=str(error))
         self._parts.logs.sweep(known)
 
     async def close(self, *, keep_vms: bool) -> None:
