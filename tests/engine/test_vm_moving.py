@@ -375,7 +375,12 @@ async def test_only_a_suspended_vm_can_be_exported(hosts: Hosts) -> None:
         await anext(hosts.source.export_snapshot("vm_none"))
 
 
-@pytest.mark.parametrize("meanwhile", [VmManager.resume, VmManager.stop, VmManager.delete])
+async def resume_and_suspend(manager: VmManager, vm_id: str) -> None:
+    await manager.resume(vm_id)
+    await manager.suspend(vm_id)
+
+
+@pytest.mark.parametrize("meanwhile", [VmManager.resume, resume_and_suspend, VmManager.stop, VmManager.delete])
 async def test_one_that_does_not_sleep_any_more_before_the_end_is_not_whole(
     hosts: Hosts, meanwhile: Callable[[VmManager, str], object]
 ) -> None:

@@ -82,9 +82,9 @@ async def export_snapshot(record: VmRecord, key: str, parts: EngineParts) -> Asy
                 try:
                     yield await in_thread(_packed, source, piece)
                 except HostError:
-                    _refuse_woken(record, key, parts)
+                    _refuse_woken(record, key, stored, parts)
                     raise
-        _refuse_woken(record, key, parts)
+        _refuse_woken(record, key, stored, parts)
         yield END
 
 
@@ -110,9 +110,9 @@ def _packed(source: int, piece: Piece) -> bytes:
     return pack(read_piece(source, piece))
 
 
-def _refuse_woken(record: VmRecord, key: str, parts: EngineParts) -> None:
-    if not parts.snapshots.has(key):
-        raise ConflictError("vm-woken", f"VM {record.spec.id} does not sleep any more, so it cannot be sent")
+def _refuse_woken(record: VmRecord, key: str, stored: Stored, parts: EngineParts) -> None:
+    if not parts.snapshots.is_still(key, stored):
+        raise ConflictError("vm-woken", f"VM {record.spec.id} has not slept all the while, so it cannot be sent")
 
 
 def _refuse_volumes(spec: VmSpec) -> None:

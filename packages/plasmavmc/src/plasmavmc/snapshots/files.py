@@ -64,6 +64,14 @@ class SnapshotStore:
         """There is a snapshot of this VM that counts."""
         return self._place(key).is_dir()
 
+    def is_still(self, key: str, stored: Stored) -> bool:
+        """What was opened counts; another one of this VM, which was taken since, is not the same."""
+        try:
+            now = (self._place(key) / "state").stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(now, os.fstat(stored.state))
+
     def keys(self) -> frozenset[str]:
         """The VMs with a snapshot."""
         return frozenset(path.name for path in self._directory.iterdir() if is_key(path.name))
