@@ -177,11 +177,13 @@ class EngineNode:
         )
 
     def _promised(self) -> Amount:
-        promised = [vm.spec.resources for vm in self._manager.list_vms() if vm.status.state not in ENDED]
+        living = [vm for vm in self._manager.list_vms() if vm.status.state not in ENDED]
+        promised = [vm.spec.resources for vm in living]
+        asleep = [vm.spec.resources for vm in living if vm.status.state is VmState.SUSPENDED]
         return Amount(
             sum(each.cpu_milli for each in promised),
             sum(each.memory_bytes for each in promised),
-            sum(each.disk_bytes for each in promised),
+            sum(each.disk_bytes for each in promised) + sum(each.memory_bytes for each in asleep),
             len(promised),
         )
 
