@@ -13,6 +13,7 @@ import pytest
 from plasmavmc.errors import ConflictError, HostError
 from plasmavmc.guest.api import GuestCard, GuestChannel, GuestExited, GuestHello
 from plasmavmc.hypervisor.backend import Forkable, HypervisorBackend, MemoryPlan, VmPlan
+from plasmavmc.storage.sparse import allocated_bytes
 from plasmavmc.types import VmHandle, VmSpec
 from tests.contract.hypervisor_contract import Rig, a_spec, booted, ended, gone, heard
 
@@ -86,6 +87,7 @@ async def a_vm_whose_state_was_saved_goes_on_as_if_nothing_had_been(rig: Forkabl
         assert not await rig.guest_runs(handle)
         assert os.fstat(state).st_size > 0
         assert memory is not None
+        assert allocated_bytes(memory) <= await rig.backend.state_bytes(a_spec(), handle)
         os.close(memory)
         await rig.backend.go_on(handle)
         await rig.backend.go_on(handle)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from plasmavmc.storage.sparse import read_range
+from plasmavmc.host.ranges import read_range
 from plasmavmc.storage.volumes import transfer
 from plasmavmc.storage.volumes.backend import VolumeDriver
 from plasmavmc.storage.volumes.choose import file_volumes

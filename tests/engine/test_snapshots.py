@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from plasmavmc.errors import CapacityError, HostError, InvalidSpecError
 from plasmavmc.snapshots import content, manifest
-from plasmavmc.snapshots.content import BLOCK, PIECE, copy_in, copy_out, digest, new_memory, seal
+from plasmavmc.snapshots.content import BLOCK, PIECE, copy_in, copy_out, digest, new_memory, pieces_of, seal
 from plasmavmc.snapshots.files import Draft, SnapshotStore
 from plasmavmc.snapshots.manifest import VERSION, Manifest, Piece
 from plasmavmc.types import MIB, vm_key
@@ -119,6 +119,32 @@ async def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
         finally:
             os.close(full)
     assert failed.value.code == "disk-full"
+
+
+async def test_a_disk_that_gives_less_than_was_asked_for_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = os.pread
+    with memory() as source, (tmp_path / "kept").open("w+b") as kept, (tmp_path / "disk").open("w+b") as disk:
+        for file in (source, disk.fileno()):
+            os.pwrite(file, os.urandom(3 * MIB), MIB)
+        monkeypatch.setattr(os, "pread", lambda file, size, at: whole(file, min(size, BLOCK), at))
+        assert sum(piece.length for piece in await copy_out(source, kept.fileno())) == 3 * MIB
+        assert sum(piece.length for piece in await pieces_of(disk.fileno())) == 3 * MIB
+        assert sum(piece.length for piece in await digest(disk.fileno())) == 4 * MIB
+        monkeypatch.undo()
+        assert whole(kept.fileno(), SIZE, 0) == whole(source, SIZE, 0)
+
+
+async def test_a_file_that_shrinks_while_it_is_read_is_no_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "state").open("w+b") as file:
+        file.write(os.urandom(MIB))
+        file.flush()
+        monkeypatch.setattr(os, "pread", lambda *_: b"")
+        with pytest.raises(HostError, match="shrank"):
+            await digest(file.fileno())
 
 
 async def test_threads_have_ended_when_a_copy_is_given_up() -> None:

@@ -1,4 +1,4 @@
-"""A range of a file is read whole, or its reader hears why not."""
+"""A range of a file is read and written whole, or who does it hears why not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plasmavmc.storage.sparse import read_range
+from plasmavmc.host.ranges import read_range, write_range
 
 CONTENT = bytes(range(256)) * 16
 
@@ -50,3 +50,24 @@ def test_an_error_in_the_midst_is_no_end(tmp_path: Path, monkeypatch: pytest.Mon
             read_range(file, 3000, 0)
     finally:
         os.close(file)
+
+
+def test_what_the_disk_takes_in_parts_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, offset: whole(file, data[:1000], offset))
+    with (tmp_path / "file").open("w+b") as file:
+        write_range(file.fileno(), CONTENT, 5)
+        assert file.read() == bytes(5) + CONTENT
+
+
+def test_a_disk_that_is_full_in_the_midst_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.pwrite
+
+    def full(file: int, data: bytes, offset: int) -> int:
+        if offset >= 1000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return whole(file, data[:1000], offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with (tmp_path / "file").open("w+b") as file, pytest.raises(OSError, match="No space left"):
+        write_range(file.fileno(), CONTENT, 0)

@@ -13,10 +13,12 @@ import pytest
 from plasmavmc.errors import CapacityError, ConflictError, HostError, InvalidSpecError, NotFoundError, PlasmaError
 from plasmavmc.guest.memory import MemoryGuest
 from plasmavmc.manager import VmManager
+from plasmavmc.snapshots.room import RESERVE_BYTES
 from plasmavmc.states import VmState
 from plasmavmc.types import GIB, MIB, DiskSource, DiskSpec, Scope, VmSpec, mac_of, vm_key
 from tests.engine.engine_rig import EngineRig
 from tests.engine.suspend_rig import S, flip, guest, leftovers, only_snapshots, running, started
+from tests.engine.syncs import Syncs
 
 TARGET = "vm_two"
 
@@ -168,9 +170,14 @@ async def test_hosts_tell_by_the_same_words_whether_they_are_alike(hosts: Hosts)
 
 
 async def refused(hosts: Hosts, stream: AsyncIterator[bytes], spec: VmSpec | None = None) -> PlasmaError:
+    error = await refused_now(hosts, stream, spec)
+    await hosts.nothing_there()
+    return error
+
+
+async def refused_now(hosts: Hosts, stream: AsyncIterator[bytes], spec: VmSpec | None = None) -> PlasmaError:
     with pytest.raises(PlasmaError) as error:
         await hosts.target.import_snapshot(spec or hosts.spec(), stream)
-    await hosts.nothing_there()
     return error.value
 
 
@@ -249,6 +256,26 @@ async def test_a_full_disk_is_told_before_anything_comes(hosts: Hosts) -> None:
     assert (type(error), error.code) == (CapacityError, "disk-full")
 
 
+async def test_a_vm_that_comes_counts_beside_what_goes_to_sleep(hosts: Hosts) -> None:
+    there = hosts.there
+    free = await there.storage.free_bytes()
+    with there.parts.room.claim(free - RESERVE_BYTES, free):
+        error = await refused_now(hosts, hosts.stream())
+    assert error.code == "disk-full"
+    await hosts.can_still_be_moved()
+
+
+async def test_a_vm_that_cannot_be_written_down_for_good_has_no_record(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patches:
+        Syncs(patches).refused.add("vms")
+        error = await refused_now(hosts, hosts.stream())
+    assert error.code == "record-error"
+    await hosts.nothing_there()
+    await hosts.can_still_be_moved()
+
+
 async def test_a_disk_that_fills_up_meanwhile_leaves_nothing(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise CapacityError("disk-full", "no space left for a snapshot")
@@ -261,7 +288,7 @@ async def test_a_disk_that_fills_up_meanwhile_leaves_nothing(hosts: Hosts, monke
 
 STEPS = (
     "plasmavmc.moving._ensure_image",
-    "plasmavmc.moving._check_room",
+    "plasmavmc.snapshots.room.Room.claim",
     "plasmavmc.moving._receive_memory",
     "plasmavmc.moving._receive_disk",
     "plasmavmc.storage.memory.MemoryStorage.make_durable",
@@ -348,7 +375,12 @@ async def test_only_a_suspended_vm_can_be_exported(hosts: Hosts) -> None:
         await anext(hosts.source.export_snapshot("vm_none"))
 
 
-@pytest.mark.parametrize("meanwhile", [VmManager.resume, VmManager.stop, VmManager.delete])
+async def resume_and_suspend(manager: VmManager, vm_id: str) -> None:
+    await manager.resume(vm_id)
+    await manager.suspend(vm_id)
+
+
+@pytest.mark.parametrize("meanwhile", [VmManager.resume, resume_and_suspend, VmManager.stop, VmManager.delete])
 async def test_one_that_does_not_sleep_any_more_before_the_end_is_not_whole(
     hosts: Hosts, meanwhile: Callable[[VmManager, str], object]
 ) -> None:

@@ -99,6 +99,54 @@ async def test_a_snapshot_that_is_used_does_not_count_after_a_power_cut_either(
     assert not store.has(KEY)
 
 
+async def test_a_snapshot_that_is_deleted_does_not_count_after_a_power_cut_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The VM was stopped as it slept, and its volumes may be another's now."""
+    store = SnapshotStore(tmp_path / "snapshots")
+    await kept(store)
+    syncs = Syncs(monkeypatch)
+    await store.delete(KEY)
+    assert syncs.names == ["snapshots"]
+    assert not list((tmp_path / "snapshots").iterdir())
+    await store.delete(KEY)
+
+
+async def test_a_snapshot_is_used_where_an_older_one_could_not_be_removed(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path / "snapshots")
+    await kept(store)
+    left = tmp_path / "snapshots" / f"{KEY}.used"
+    left.mkdir()
+    (left / "memory").write_bytes(b"older")
+    await store.use(KEY)
+    assert not store.has(KEY)
+
+
+async def test_a_sleeping_vm_whose_snapshot_cannot_be_deleted_for_good_has_not_ended(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig)
+    await manager.suspend("vm_one")
+    with monkeypatch.context() as patches:
+        Syncs(patches).refused.add("snapshots")
+        with pytest.raises(HostError, match="Input/output error"):
+            await manager.stop("vm_one")
+        assert manager.get("vm_one").status.state is S.SUSPENDED
+    assert (await manager.stop("vm_one")).status.state is S.STOPPED
+
+
+async def test_an_engine_starts_beside_a_snapshot_of_nobody_that_cannot_be_deleted(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig)
+    await manager.suspend("vm_one")
+    rig.parts.records.delete("vm_one")
+    Syncs(monkeypatch).refused.add("snapshots")
+    again = rig.manager()
+    await again.recover()
+    assert again.list_vms() == ()
+
+
 async def test_a_vm_whose_snapshot_cannot_be_put_aside_for_good_sleeps_on(
     rig: EngineRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

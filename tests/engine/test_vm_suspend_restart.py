@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from plasmavmc.errors import GuestError
+from plasmavmc.errors import GuestError, HostError
 from plasmavmc.guest.api import GuestCard
 from plasmavmc.guest.memory import MemoryGuestChannel
 from plasmavmc.manager import VmManager
@@ -209,3 +209,54 @@ async def test_an_engine_that_lets_go_gives_up_a_suspend(rig: EngineRig) -> None
     await asyncio.gather(suspending, return_exceptions=True)
     assert rig.vmms.living() == {"vm_one"}
     assert not guest(rig).held
+
+
+# What a VMM leaves that cannot be taken back
+
+
+async def test_a_vm_whose_last_vmm_could_not_be_forgotten_is_resumed_when_it_can(rig: EngineRig) -> None:
+    manager = await running(rig)
+    rig.vmms.kept.add("vm_one")
+    vm = await manager.suspend("vm_one")
+    assert (vm.status.state, vm.handle is None) == (S.SUSPENDED, False)
+    with pytest.raises(HostError, match="cannot be taken back"):
+        await manager.resume("vm_one")
+    vm = manager.get("vm_one")
+    assert (vm.status.state, vm.handle is None) == (S.SUSPENDED, False)
+    rig.vmms.kept.clear()
+    vm = await manager.resume("vm_one")
+    assert vm.status.state is S.RUNNING
+    assert vm.handle is not None
+    await manager.suspend("vm_one")
+    assert manager.get("vm_one").handle is None
+    assert not rig.vmms.known()
+
+
+async def test_the_next_engine_takes_back_what_a_sleeping_vm_s_vmm_has_left(rig: EngineRig) -> None:
+    manager = await running(rig)
+    rig.vmms.kept.add("vm_one")
+    await manager.suspend("vm_one")
+    await manager.close(keep_vms=True)
+    rig.vmms.kept.clear()
+    again = rig.manager()
+    await again.recover()
+    vm = again.get("vm_one")
+    assert (vm.status.state, vm.handle) == (S.SUSPENDED, None)
+    assert not rig.vmms.known()
+    (record,) = rig.parts.records.load()
+    assert record.handle is None
+
+
+async def test_a_vm_that_ended_is_there_until_its_vmm_is_forgotten_and_can_begin_anew_then(rig: EngineRig) -> None:
+    manager = await running(rig)
+    rig.vmms.kept.add("vm_one")
+    assert (await manager.stop("vm_one")).status.state is S.STOPPED
+    for order in (manager.restart, manager.delete):
+        with pytest.raises(HostError, match="cannot be taken back"):
+            await order("vm_one")
+        assert manager.get("vm_one").status.state is S.STOPPED
+    rig.vmms.kept.clear()
+    await manager.restart("vm_one")
+    await reaches(manager, "vm_one", S.RUNNING)
+    await manager.delete("vm_one")
+    assert not rig.vmms.known()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from plasmavmc.errors import CapacityError, HostError
 from plasmavmc.host.zfs import ZfsCreate, ZfsDestroy, ZfsOrder
+from plasmavmc.storage.volumes.zfs import driver as zfs_driver
 from plasmavmc.storage.volumes.zfs.driver import open_zfs_volumes
 from plasmavmc.types import MIB
 
@@ -73,3 +75,16 @@ async def test_it_is_looked_again_only_where_something_may_have_changed(tmp_path
     assert host.looks == looks + 1
     await driver.free_bytes()
     assert host.looks == looks + 2, "what is used and what is free changes by itself"
+
+
+def test_a_volume_that_goes_back_to_an_older_snapshot_is_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the disk takes less at once than it is given."""
+    older, whole = os.urandom(2 * MIB), os.pwrite
+    (tmp_path / "older").write_bytes(older)
+    (tmp_path / "volume").write_bytes(b"newer")
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: whole(file, data[:100_000], at))
+    with (tmp_path / "older").open("rb") as content:
+        zfs_driver._replace(tmp_path, content.fileno(), 3 * MIB)
+    assert (tmp_path / "volume").read_bytes() == older + bytes(MIB)

@@ -42,6 +42,16 @@ async def test_a_node_tells_what_it_has_and_what_it_promised(rig: RpcRig) -> Non
             await root.nodes.get("node_x")
 
 
+async def test_the_memory_of_a_vm_that_sleeps_lies_on_the_disk(rig: RpcRig) -> None:
+    """And it is to have it back."""
+    async with rig.client() as root:
+        await start(rig, root)
+        await root.vms.suspend("vm_one")
+        assert (await root.nodes.get()).promised == Amount(1000, 128 << 20, (4 << 30) + (128 << 20), 1)
+        await root.vms.resume("vm_one")
+        assert (await root.nodes.get()).promised == Amount(1000, 128 << 20, 4 << 30, 1)
+
+
 async def test_a_cordoned_node_starts_nothing_new_and_leaves_alone_what_runs(rig: RpcRig) -> None:
     async with rig.client() as root:
         await start(rig, root)

@@ -84,6 +84,8 @@ class Machine:
         self._trouble: PlasmaError | None = None
         """Why its VMM does not end, while it is `_hung`."""
         self.stillness = Stillness(record.spec.id)
+        self._left: VmHandle | None = None
+        """An ended VMM of which something is there still: the backend makes no other for this VM before that is gone."""
         if record.status.state in ENDED:
             self._ended.set()
 
@@ -326,7 +328,12 @@ class Machine:
         self._log.flush()
 
     async def delete(self) -> None:
-        """Remove what is left of an ended VM; its log stays until its day is over."""
+        """Remove what is left of an ended VM; its log stays until its day is over.
+
+        Raises:
+            PlasmaError: something cannot be removed, and the VM is there still.
+        """
+        await self._forget_left()
         await self._parts.storage.delete(self.key)
         self._parts.records.delete(self.spec.id)
 
@@ -475,10 +482,25 @@ class Machine:
     async def _clear_away(self, handle: VmHandle) -> None:
         """Return when nothing is left of a VMM whose start was undone, and which perhaps did not end."""
         await self._kill(handle)
+        await self._forget(handle)
+
+    async def _forget(self, handle: VmHandle) -> None:
+        """Have the backend forget a VMM; where that fails it is `_left`."""
+        self._left = handle
         try:
-            await self._backend(handle).delete_vm(handle)
+            await self._forget_left()
         except (PlasmaError, OSError) as error:
             log.warning("release failed", vm=self.spec.id, error=str(error))
+
+    async def _forget_left(self) -> None:
+        """Return when nothing is left of an earlier VMM of this VM.
+
+        Raises:
+            PlasmaError: it cannot be removed; that may be tried again.
+        """
+        if self._left is not None:
+            await self._backend(self._left).delete_vm(self._left)
+            self._left = None
 
     async def _finish(self, state: VmState, code: str, reason: str, *, exit_code: int | None = None) -> None:
         """The end of a VM that had a process: give back what the host lent, then tell."""
@@ -525,7 +547,7 @@ class Machine:
         handle = self.record.handle
         releases = [self._parts.network.release(self.key)]
         if handle is not None:
-            releases.append(self._backend(handle).delete_vm(handle))
+            releases.append(self._forget(handle))
         releases.append(self._parts.fences.lift(self.key))
         for release in releases:
             try:

@@ -95,7 +95,10 @@ class VmManager:
             if disk.key not in known:
                 await self._parts.storage.delete(disk.key)
         for key in self._parts.snapshots.keys() - known:
-            await self._parts.snapshots.delete(key)
+            try:
+                await self._parts.snapshots.delete(key)
+            except PlasmaError as error:
+                log.error("snapshot not removed", key=key, error=str(error))
         await self.sweep_logs()
 
     async def sweep_logs(self) -> int:

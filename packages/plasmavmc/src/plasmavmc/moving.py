@@ -21,7 +21,7 @@ from dataclasses import replace
 import msgspec
 
 from plasmavmc.backends import SnapshotHost
-from plasmavmc.errors import CapacityError, ConflictError, HostError
+from plasmavmc.errors import ConflictError, HostError
 from plasmavmc.guest.boot import disk_size
 from plasmavmc.host.threads import in_thread
 from plasmavmc.hypervisor.backend import HypervisorBackend
@@ -82,9 +82,9 @@ async def export_snapshot(record: VmRecord, key: str, parts: EngineParts) -> Asy
                 try:
                     yield await in_thread(_packed, source, piece)
                 except HostError:
-                    _refuse_woken(record, key, parts)
+                    _refuse_woken(record, key, stored, parts)
                     raise
-        _refuse_woken(record, key, parts)
+        _refuse_woken(record, key, stored, parts)
         yield END
 
 
@@ -110,9 +110,9 @@ def _packed(source: int, piece: Piece) -> bytes:
     return pack(read_piece(source, piece))
 
 
-def _refuse_woken(record: VmRecord, key: str, parts: EngineParts) -> None:
-    if not parts.snapshots.has(key):
-        raise ConflictError("vm-woken", f"VM {record.spec.id} does not sleep any more, so it cannot be sent")
+def _refuse_woken(record: VmRecord, key: str, stored: Stored, parts: EngineParts) -> None:
+    if not parts.snapshots.is_still(key, stored):
+        raise ConflictError("vm-woken", f"VM {record.spec.id} has not slept all the while, so it cannot be sent")
 
 
 def _refuse_volumes(spec: VmSpec) -> None:
@@ -136,9 +136,9 @@ async def import_snapshot(spec: VmSpec, key: str, stream: AsyncIterable[bytes], 
     reader = ParcelReader(stream)
     parcel = await reader.header()
     await _accept(parcel, spec, parts)
-    async with AsyncExitStack() as undo:
+    async with AsyncExitStack() as claimed, AsyncExitStack() as undo:
+        claimed.enter_context(parts.room.claim(parcel.content_bytes, await parts.storage.free_bytes()))
         await _ensure_image(parcel, spec, key, parts, undo)
-        await _check_room(parcel, parts)
         with parts.snapshots.draft(key) as draft:
             await _receive_memory(parcel, reader, draft)
             await parts.storage.create(key, parcel.layer_bytes)
@@ -148,6 +148,7 @@ async def import_snapshot(spec: VmSpec, key: str, stream: AsyncIterable[bytes], 
             undo.push_async_callback(parts.snapshots.delete, key)
             await parts.snapshots.commit(draft, snapshot)
         record = _record_of(spec, snapshot, parts)
+        undo.callback(parts.records.delete, spec.id)  # it may have its name already where it is refused
         parts.records.save(record)
         undo.pop_all()
     return record
@@ -182,12 +183,6 @@ async def _ensure_image(parcel: Parcel, spec: VmSpec, key: str, parts: EnginePar
         raise ConflictError(
             "snapshot-foreign", "the image was built differently where the snapshot was taken: image differs"
         )
-
-
-async def _check_room(parcel: Parcel, parts: EngineParts) -> None:
-    free = await parts.storage.free_bytes()
-    if parcel.content_bytes > free:
-        raise CapacityError("disk-full", f"the snapshot has {parcel.content_bytes} bytes, and there is room for {free}")
 
 
 async def _receive_memory(parcel: Parcel, reader: ParcelReader, draft: Draft) -> None:

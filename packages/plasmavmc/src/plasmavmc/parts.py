@@ -22,6 +22,7 @@ from plasmavmc.images.store import ImageStore
 from plasmavmc.network.backend import NetworkBackend
 from plasmavmc.records import Records
 from plasmavmc.snapshots.files import SnapshotStore
+from plasmavmc.snapshots.room import Room
 from plasmavmc.storage.backend import StorageBackend
 from plasmavmc.volumes import Volumes
 
@@ -50,6 +51,8 @@ class EngineParts:
     """Guests that were booted ahead."""
     fences: Fences = field(default_factory=Fences)
     """Volumes that VMs may have for a time only."""
+    room: Room = field(default_factory=Room)
+    """What snapshots under way may come to."""
     clock: Callable[[], float] = time.time
     entropy: Callable[[int], bytes] = secrets.token_bytes
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(os.cpu_count() or 1))

@@ -326,18 +326,23 @@ class SuspendableMachine(Machine):
         await self._rest()
 
     async def _rest(self) -> None:
-        """A suspended VM has no process: only its image, its disks and its snapshot."""
+        """A suspended VM has no process: only its image, its disks and its snapshot. What its VMM has left, where that could
+        not be removed, is not forgotten: it is in the way of the next."""
         await self._release(suspended=True)
         with suppress(OSError):
             self._log.flush()
         status = replace(self.record.status, guest_ready=False, endpoints=(), private_address="", reason="")
-        self.record = replace(self.record, handle=None, status=status)
+        self.record = replace(self.record, handle=self._left, status=status)
+        if self.state is VmState.SUSPENDED:
+            self._parts.records.keep(self.record)
         self._move(VmState.SUSPENDED)
 
     async def _resume(self) -> None:
         await self.cleared()
         before = self.record = replace(self.record, status=replace(self.record.status, reason=""))
         try:
+            await self._forget_left()
+            self.record = replace(before, handle=None)
             booted = await resume(before, self.key, self._parts, self)
         except BaseException as error:
             await self._not_resumed(before, error)
@@ -358,7 +363,7 @@ class SuspendableMachine(Machine):
         if self.record.handle is not None:
             await self._clear_away(self.record.handle)
         if self._parts.snapshots.has(self.key):
-            self.record = replace(before, status=replace(before.status, reason=reason))
+            self.record = replace(before, handle=self._left, status=replace(before.status, reason=reason))
             self._move(VmState.SUSPENDED, code)
         else:
             await self._parts.snapshots.delete(self.key)

@@ -16,7 +16,6 @@ does the rest. Nothing that is not what was written, or was taken elsewhere, is 
 
 from __future__ import annotations
 
-import asyncio
 import os
 from contextlib import ExitStack
 
@@ -36,6 +35,7 @@ async def take_snapshot(record: VmRecord, key: str, channel: GuestChannel, parts
     """Suspend: returns when the snapshot counts, and the VM stands still for good; else raises, and it goes on.
 
     Raises:
+        CapacityError: `disk-full`; told before, the VM has not stood still for it.
         PlasmaError: what failed, with the reason.
     """
     spec, handle = record.spec, record.handle
@@ -44,7 +44,8 @@ async def take_snapshot(record: VmRecord, key: str, channel: GuestChannel, parts
     assets = parts.assets
     booted = (record.kernel, record.init) if record.kernel else (assets.kernel_hash, assets.initrd_hash)
     traits = await traits_of(backend, spec, *booted)
-    with parts.snapshots.draft(key) as draft:
+    wanted, free = await backend.state_bytes(spec, handle), await parts.storage.free_bytes()
+    with parts.room.claim(wanted, free), parts.snapshots.draft(key) as draft:
         async with standing_still(backend, handle, channel, parts, draft.state) as memory:
             manifest = Manifest(
                 version=VERSION,
@@ -102,8 +103,3 @@ async def _content(stored: Stored, memory: int, state: int) -> None:
     manifest = stored.manifest
     await copy_in(stored.state, manifest.state, state)
     await copy_in(stored.memory, manifest.memory or (), memory)
-
-
-async def discard(key: str, parts: EngineParts) -> None:
-    """Remove what a VM has of snapshots, whatever becomes of the caller."""
-    await asyncio.shield(parts.snapshots.delete(key))

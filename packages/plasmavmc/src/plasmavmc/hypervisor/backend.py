@@ -115,6 +115,9 @@ class Suspendable(Protocol):
         """What a state depends on beside the VM's own specification: program, machine, processor. A state taken under
         other traits must not be loaded. `HostError` where they cannot be told. May read files; blocking."""
 
+    async def state_bytes(self, spec: VmSpec, handle: VmHandle) -> int:
+        """What keeping a VM as it is now takes of the host's disk while it is done, at most."""
+
     async def save_state(self, handle: VmHandle, state: int) -> int | None:
         """Stop the vCPUs and write the state of all devices to `state`, an empty file. Returns a descriptor, for reading,
         of the guest's memory as it now stands (owned by the caller); None where it had to be written to the state."""

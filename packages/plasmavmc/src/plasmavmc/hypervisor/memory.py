@@ -118,6 +118,8 @@ class PretendedVmms:
     guests: Callable[[VmSpec], PretendedGuest]
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     faults: Faults = field(default_factory=Faults)
+    kept: set[str] = field(default_factory=set)
+    """Ids of the VMs of which the host does not take back what it lent: they cannot be deleted."""
     hanging: set[str] = field(default_factory=set)
     """Ids of the VMs whose VMM waits for a disk, and survives being ended; only `kill` ends it."""
     states: dict[str, PretendedGuest] = field(default_factory=dict)
@@ -228,6 +230,8 @@ class MemoryBackend:
 
     async def delete_vm(self, handle: VmHandle) -> None:
         await self.stop_vm(handle)
+        if handle.vm_id in self._vmms.kept:
+            raise HostError("host-refused", f"what VM {handle.vm_id} had cannot be taken back")
         self._held.pop(handle.vm_id, None)
         self._vmms.forget(handle)
 
@@ -245,6 +249,9 @@ class MemoryBackend:
 
     def snapshot_traits(self, spec: VmSpec) -> Mapping[str, str]:
         return {**TRAITS, **self._vmms.faults.traits}
+
+    async def state_bytes(self, spec: VmSpec, handle: VmHandle) -> int:
+        return self._held.of(handle).memory_bytes
 
     async def save_state(self, handle: VmHandle, state: int) -> int | None:
         vmm, faults = self._held.of(handle), self._vmms.faults

@@ -279,7 +279,7 @@ class Node:
     scheduling: Scheduling
     capacity: Amount
     promised: Amount
-    """To VMs that have not ended."""
+    """To VMs that have not ended; of the disk also what the memory of sleeping ones may take there."""
     backends: tuple[BackendStatus, ...]
     version: str
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -185,11 +185,17 @@ class EngineNode:
             name=self._site.name,
             scheduling=scheduling,
             capacity=self._capacity,
-            promised=_sum(self._promises().values()),
+            promised=self._promised(),
             backends=self._registry.statuses(),
             version=self._site.version,
             labels=self._site.labels,
         )
+
+    def _promised(self) -> Amount:
+        """The memory of what sleeps lies on the disk."""
+        amount = _sum(self._promises().values())
+        asleep = [vm.spec.resources for vm in self._manager.list_vms() if vm.status.state is VmState.SUSPENDED]
+        return replace(amount, disk_bytes=amount.disk_bytes + sum(each.memory_bytes for each in asleep))
 
     def _promises(self) -> Mapping[str, VmResources]:
         """What each VM was promised: those that have not ended, and those that are being made. Of several that are to be

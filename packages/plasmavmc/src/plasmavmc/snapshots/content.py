@@ -23,6 +23,7 @@ from typing import TypeVar
 
 from plasmavmc.errors import CapacityError, HostError
 from plasmavmc.host.names import GUEST_MEMORY
+from plasmavmc.host.ranges import read_range, write_range
 from plasmavmc.host.threads import in_thread
 from plasmavmc.snapshots.manifest import Piece, damaged
 
@@ -64,7 +65,7 @@ async def digest(source: int) -> tuple[Piece, ...]:
     """The pieces of a file that was written by others, whole."""
     size = os.fstat(source).st_size
     stretches = ((start, min(PIECE, size - start)) for start in range(0, size, PIECE))
-    return await _each(stretches, lambda stretch: [_piece(stretch[0], os.pread(source, stretch[1], stretch[0]))])
+    return await _each(stretches, lambda stretch: [_piece(stretch[0], _read(source, stretch))])
 
 
 async def pieces_of(source: int) -> tuple[Piece, ...]:
@@ -83,7 +84,7 @@ def read_piece(source: int, piece: Piece) -> bytes:
         HostError: `snapshot-damaged`, it is not what was written; `snapshot-error`.
     """
     with _refusals():
-        data = os.pread(source, piece.length, piece.offset)
+        data = read_range(source, piece.length, piece.offset)
     if _piece(piece.offset, data) != piece:
         raise damaged(f"its content is not what was written, at {piece.offset}")
     return data
@@ -97,7 +98,7 @@ def write_piece(target: int, piece: Piece, data: bytes) -> None:
         HostError: `snapshot-error`.
     """
     with _refusals():
-        _write(target, data, piece.offset)
+        write_range(target, data, piece.offset)
 
 
 def set_size(target: int, size: int) -> None:
@@ -116,24 +117,31 @@ async def copy_in(source: int, pieces: Sequence[Piece], target: int) -> None:
 
 
 def _copy_piece(source: int, piece: Piece, target: int) -> list[Piece]:
-    _write(target, read_piece(source, piece), piece.offset)
+    write_range(target, read_piece(source, piece), piece.offset)
     return []
 
 
 def _copy_stretch(source: int, target: int, stretch: tuple[int, int]) -> list[Piece]:
-    offset, length = stretch
-    data = os.pread(source, length, offset)
+    offset, data = stretch[0], _read(source, stretch)
     pieces = []
     for start, end in _runs(data):
         pieces.append(_piece(offset + start, data[start:end]))
-        _write(target, data[start:end], offset + start)
+        write_range(target, data[start:end], offset + start)
     return pieces
 
 
 def _describe_stretch(source: int, stretch: tuple[int, int]) -> list[Piece]:
-    offset, length = stretch
-    data = os.pread(source, length, offset)
+    offset, data = stretch[0], _read(source, stretch)
     return [_piece(offset + start, data[start:end]) for start, end in _runs(data)]
+
+
+def _read(source: int, stretch: tuple[int, int]) -> bytes:
+    """All of a stretch: what came short would be kept as zeros, and nobody would ever know."""
+    offset, length = stretch
+    data = read_range(source, length, offset)
+    if len(data) < length:
+        raise OSError(errno.EIO, "the file shrank while it was read")
+    return data
 
 
 def _runs(data: bytes) -> Iterator[tuple[int, int]]:
@@ -152,13 +160,6 @@ def _runs(data: bytes) -> Iterator[tuple[int, int]]:
 
 def _piece(offset: int, data: bytes) -> Piece:
     return Piece(offset, len(data), hashlib.sha256(data).hexdigest())
-
-
-def _write(target: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(target, view, offset)
-        view, offset = view[written:], offset + written
 
 
 def _stretches(source: int) -> Iterator[tuple[int, int]]:

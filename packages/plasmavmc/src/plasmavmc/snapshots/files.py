@@ -64,6 +64,14 @@ class SnapshotStore:
         """There is a snapshot of this VM that counts."""
         return self._place(key).is_dir()
 
+    def is_still(self, key: str, stored: Stored) -> bool:
+        """What was opened counts; another one of this VM, which was taken since, is not the same."""
+        try:
+            now = (self._place(key) / "state").stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(now, os.fstat(stored.state))
+
     def keys(self) -> frozenset[str]:
         """The VMs with a snapshot."""
         return frozenset(path.name for path in self._directory.iterdir() if is_key(path.name))
@@ -132,8 +140,7 @@ class SnapshotStore:
             yield Stored(manifest, state, memory)
 
     async def use(self, key: str) -> None:
-        """From now on it does not count, also after a power cut: its VM is about to run. What was used before must be
-        cleared.
+        """From now on it does not count, also after a power cut: its VM is about to run.
 
         Raises:
             HostError: `snapshot-error`; it counts as before.
@@ -141,9 +148,10 @@ class SnapshotStore:
         await in_thread(self._use, key)
 
     def _use(self, key: str) -> None:
-        place = self._place(key)
+        place, used = self._place(key), self._place(key, _USED)
+        shutil.rmtree(used, ignore_errors=True)
         with _errors(place):
-            self._rename(place, self._place(key, _USED))
+            self._rename(place, used)
 
     def _rename(self, place: Path, final: Path) -> None:
         """Give a directory another name, which it has also after a power cut; or the one it had, and raise `OSError`."""
@@ -161,9 +169,20 @@ class SnapshotStore:
         await in_thread(shutil.rmtree, self._place(key, _USED), ignore_errors=True)
 
     async def delete(self, key: str) -> None:
-        """Remove whatever there is of this VM. Unknown keys are fine."""
-        for suffix in ("", _NEW, _USED):
-            await in_thread(shutil.rmtree, self._place(key, suffix), ignore_errors=True)
+        """Remove whatever there is of this VM; it does not count any more, also after a power cut: what it had may be
+        another's by then. Unknown keys are fine.
+
+        Raises:
+            CapacityError: `disk-full`.
+            HostError: `snapshot-error`; it counts as before.
+        """
+        await in_thread(self._delete, key)
+
+    def _delete(self, key: str) -> None:
+        if self.has(key):
+            self._use(key)
+        for suffix in (_NEW, _USED):
+            shutil.rmtree(self._place(key, suffix), ignore_errors=True)
 
     def _place(self, key: str, suffix: str = "") -> Path:
         if not is_key(key):

@@ -30,7 +30,8 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import XTS
 
 from plasmavmc.errors import ConflictError
-from plasmavmc.storage.sparse import data_ranges, read_range
+from plasmavmc.host.ranges import read_range
+from plasmavmc.storage.sparse import data_ranges
 
 KEY_BYTES = 32
 SECTOR = 512

@@ -9,10 +9,8 @@ from pathlib import Path
 from plasmavmc.errors import CapacityError, ConflictError, HostError, NotFoundError
 from plasmavmc.storage.backend import Disk
 from plasmavmc.storage.directory import check_key
-from plasmavmc.storage.sparse import sparse_copy
+from plasmavmc.storage.sparse import allocated_bytes, sparse_copy
 from plasmavmc.types import GIB
-
-_STAT_BLOCK = 512
 
 
 class MemoryStorage:
@@ -83,9 +81,9 @@ class MemoryStorage:
     def _fill(self, descriptor: int, source: int) -> None:
         sparse_copy(source, descriptor)
         used = sum(self._describe(key).used_bytes for key in self._disks)
-        if used + os.fstat(descriptor).st_blocks * _STAT_BLOCK > self._capacity:
+        if used + allocated_bytes(descriptor) > self._capacity:
             raise CapacityError("disk-full", "no memory left for disks", resolution="use a storage driver with a disk")
 
     def _describe(self, key: str) -> Disk:
-        found = os.fstat(self._disks[key])
-        return Disk(key, found.st_size, found.st_blocks * _STAT_BLOCK)
+        descriptor = self._disks[key]
+        return Disk(key, os.fstat(descriptor).st_size, allocated_bytes(descriptor))

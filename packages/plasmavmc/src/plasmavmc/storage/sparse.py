@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 _CHUNK = 8 * 1024 * 1024
+_STAT_BLOCK = 512
 
 
 def sparse_copy(source: int, target: int) -> None:
@@ -39,15 +40,9 @@ def next_range(file: int, offset: int) -> tuple[int, int] | None:
     return start, os.lseek(file, start, os.SEEK_HOLE)
 
 
-def read_range(file: int, size: int, offset: int) -> bytes:
-    """So many bytes from there; fewer only where the file ends. Raises `OSError`.
-
-    One pread(2) gives fewer as well where the disk fails in the midst of it, and says so no sooner than at the next.
-    """
-    found = os.pread(file, size, offset)
-    while len(found) < size and (more := os.pread(file, size - len(found), offset + len(found))):
-        found += more
-    return found
+def allocated_bytes(file: int) -> int:
+    """What a file takes, its holes left out."""
+    return os.fstat(file).st_blocks * _STAT_BLOCK
 
 
 def _copy_range(source: int, target: int, start: int, end: int) -> None:

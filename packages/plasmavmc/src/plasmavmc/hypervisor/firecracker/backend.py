@@ -210,6 +210,10 @@ class FirecrackerBackend:
     def snapshot_traits(self, spec: VmSpec) -> Mapping[str, str]:
         return traits_of(self._program, spec)
 
+    async def state_bytes(self, spec: VmSpec, handle: VmHandle) -> int:
+        """All of the memory, twice: Firecracker writes it whole into the jail, and is read from there."""
+        return 2 * spec.resources.memory_bytes
+
     async def save_state(self, handle: VmHandle, state: int) -> int | None:
         """Stop the vCPUs and write state and memory; a VM whose state cannot be written runs on.
 

@@ -10,6 +10,7 @@ sockets by path.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -33,6 +34,7 @@ from plasmavmc.hypervisor.qemu.sockets import VmSockets
 from plasmavmc.hypervisor.qemu.spawning import spawn
 from plasmavmc.hypervisor.qemu.traits import traits_of
 from plasmavmc.hypervisor.qemu.vm import QemuVm
+from plasmavmc.storage.sparse import allocated_bytes
 from plasmavmc.types import GIB, VmHandle, VmSpec, VmUsage, vm_key
 
 NAME = "kvm"
@@ -182,6 +184,21 @@ class KvmBackend:
 
     def snapshot_traits(self, spec: VmSpec) -> Mapping[str, str]:
         return traits_of(self._machine, spec)
+
+    async def state_bytes(self, spec: VmSpec, handle: VmHandle) -> int:
+        """What its guest has touched of its memory; all of it where that cannot be seen from outside.
+
+        Raises:
+            HostError: `no-memory`.
+        """
+        vm = self._vms.of(handle)
+        if handle.backend_state.get("memory") != _SHARED:
+            return spec.resources.memory_bytes
+        memory = await self._host.vm_memory(vm_key(handle.vm_id), vm.process.id)
+        try:
+            return allocated_bytes(memory)
+        finally:
+            os.close(memory)
 
     async def save_state(self, handle: VmHandle, state: int) -> int | None:
         """Stop the vCPUs and write the devices' state; see `migration`.

@@ -17,9 +17,10 @@ import os
 import threading
 from collections.abc import AsyncIterable, AsyncIterator
 
+from plasmavmc.host.ranges import read_range, write_range
 from plasmavmc.host.threads import in_thread
 from plasmavmc.storage.luks import HEADER_BYTES
-from plasmavmc.storage.sparse import next_range, read_range
+from plasmavmc.storage.sparse import next_range
 from plasmavmc.storage.volumes.errors import volume_errors
 
 Extent = tuple[int, bytes]
@@ -61,7 +62,8 @@ class Feed:
     def fill(self, file: int) -> None:
         """As `backend.Fill`; in a thread. Raises `OSError`, and whatever the content raises."""
         while (extent := self._get()) is not None:
-            _write(file, *extent)
+            offset, data = extent
+            write_range(file, data, offset)
 
     def stop(self) -> None:
         """Have `fill` end with an error, soon."""
@@ -84,10 +86,3 @@ class Feed:
 
 async def _next(content: AsyncIterator[Extent]) -> Extent | None:
     return await anext(content, None)
-
-
-def _write(file: int, offset: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        written = os.pwrite(file, left, offset)
-        left, offset = left[written:], offset + written

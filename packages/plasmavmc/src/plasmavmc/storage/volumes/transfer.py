@@ -28,8 +28,9 @@ from dataclasses import dataclass
 from itertools import groupby, takewhile
 
 from plasmavmc.errors import InvalidSpecError, UnavailableError
+from plasmavmc.host.ranges import read_range
 from plasmavmc.host.threads import to_its_end
-from plasmavmc.storage.sparse import data_ranges, read_range
+from plasmavmc.storage.sparse import data_ranges
 from plasmavmc.storage.volumes.content import Extent
 from plasmavmc.storage.volumes.errors import volume_errors
 from plasmavmc.types import MIB

@@ -27,9 +27,10 @@ from pathlib import Path
 
 from plasmavmc.errors import HostError
 from plasmavmc.host.operations import Zfs
+from plasmavmc.host.ranges import read_range, write_range
 from plasmavmc.host.threads import in_thread, to_its_end
 from plasmavmc.host.zfs import VIEW
-from plasmavmc.storage.sparse import data_ranges, read_range
+from plasmavmc.storage.sparse import data_ranges
 from plasmavmc.storage.volumes.backend import Fill, StoredVolume
 from plasmavmc.storage.volumes.errors import (
     has_snapshots,
@@ -311,7 +312,7 @@ def _copy(content: int, target: int) -> None:
         for at in range(start, end, _CHUNK):
             data = read_range(content, min(_CHUNK, end - at), at)
             if data.strip(b"\0"):
-                os.pwrite(target, data, at)
+                write_range(target, data, at)
 
 
 def _open(path: Path, flags: int) -> int:
