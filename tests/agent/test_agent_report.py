@@ -99,6 +99,16 @@ class TestTails:
         assert report.instances["ins_1"].log_tail == ("two",)
         assert not reports.has_news(Sight(instances={"ins_1": UNWELL}), TAIL_AGAIN_S + 1)
 
+    def test_what_a_start_says_comes_soon_and_what_goes_on_and_on_ever_more_seldom(self) -> None:
+        """A deployment that fails within half a minute shows what was written by then."""
+        reports, moments = told(UNWELL), list[int]()
+        for now in range(200):
+            newer = Sight(instances={"ins_1": replace(UNWELL, log_tail=(str(now),))})
+            report = reports.build(node_id="n", epoch=1, sequence=now + 2, facts=FACTS, seen=newer, now=float(now))
+            reports.confirm(report, newer)
+            moments += [now] * bool(report.instances)
+        assert moments == [2, 6, 14, 30, 60, 90, 120, 150, 180]
+
     @pytest.mark.parametrize(
         "seen",
         [

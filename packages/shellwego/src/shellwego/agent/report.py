@@ -10,7 +10,6 @@ send is bounded, and who sends too much is not heard at all.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -23,8 +22,9 @@ from shellwego.core.replicas import ObservedReplica
 from shellwego.core.traffic import NodeTraffic
 from shellwego.core.volumes import ObservedVolume
 
-TAIL_AGAIN_S = 30.0
-"""Between two reports of an instance of which nothing but its last lines is new; the first ones are told at once."""
+TAIL_AGAIN_S, TAIL_SELDOM_S = 2.0, 30.0
+"""Between two reports of an instance of which nothing but its last lines is new: at first, and at most, each time twice as
+long. The first lines are told at once, and what a start says comes soon after them."""
 T = TypeVar("T")
 
 
@@ -38,12 +38,18 @@ class Sight:
     replicas: Mapping[str, ObservedReplica] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    at: float
+    rest_s: float
+
+
 class Reports:
     """Builds reports and remembers which were confirmed."""
 
     def __init__(self) -> None:
         self._confirmed = Sight()
-        self._tails_at: dict[str, float] = {}
+        self._tails: dict[str, _Told] = {}
         """When the last lines of an instance were told."""
 
     def start_over(self) -> None:
@@ -78,7 +84,7 @@ class Reports:
     ) -> NodeReport:
         """The next report."""
         told = self._news(seen, now)
-        self._tails_at |= dict.fromkeys(told.instances, now)
+        self._tails |= {id_: self._telling(id_, each, now) for id_, each in told.instances.items()}
         return NodeReport(
             node_id=node_id,
             epoch=epoch,
@@ -96,7 +102,7 @@ class Reports:
         instances = {id_: replace(each, epoch=0, sequence=0) for id_, each in report.instances.items()}
         volumes = {id_: replace(each, epoch=0, sequence=0) for id_, each in report.volumes.items()}
         replicas = {id_: replace(each, epoch=0, sequence=0) for id_, each in report.replicas.items()}
-        self._tails_at = {id_: at for id_, at in self._tails_at.items() if id_ in seen.instances}
+        self._tails = {id_: told for id_, told in self._tails.items() if id_ in seen.instances}
         known = self._confirmed
         self._confirmed = Sight(
             instances={id_: each for id_, each in {**known.instances, **instances}.items() if id_ in seen.instances},
@@ -126,10 +132,20 @@ class Reports:
         )
 
     def _is_news(self, id_: str, seen: Observed, now: float) -> bool:
+        told = self._tails.get(id_)
+        may_wait = told is not None and now < told.at + told.rest_s and self._is_only_tail(id_, seen)
+        return self._confirmed.instances.get(id_) != seen and not may_wait
+
+    def _is_only_tail(self, id_: str, seen: Observed) -> bool:
+        """Whether nothing but the last lines is other than it knows, and it has some."""
         known = self._confirmed.instances.get(id_)
-        if known is None or not known.log_tail or replace(known, log_tail=seen.log_tail) != seen:
-            return known != seen
-        return known != seen and now - self._tails_at.get(id_, -math.inf) >= TAIL_AGAIN_S
+        return known is not None and bool(known.log_tail) and replace(known, log_tail=seen.log_tail) == seen
+
+    def _telling(self, id_: str, seen: Observed, now: float) -> _Told:
+        before = self._tails.get(id_)
+        if before is None or not self._is_only_tail(id_, seen):
+            return _Told(now, TAIL_AGAIN_S)
+        return _Told(now, min(before.rest_s * 2, TAIL_SELDOM_S))
 
 
 def _without(known: Mapping[str, T], told: Collection[str]) -> Mapping[str, T]:
