@@ -120,7 +120,7 @@ class FakeNode:
         self.sequence += 1
         seen = Sight(instances=look.observed)
         report = self.reports.build(
-            node_id=self.node_id, epoch=self.epoch, sequence=self.sequence, facts=self.facts, seen=seen
+            node_id=self.node_id, epoch=self.epoch, sequence=self.sequence, facts=self.facts, seen=seen, now=now
         )
         await self.uplink.report(report)
         self.reports.confirm(report, seen)

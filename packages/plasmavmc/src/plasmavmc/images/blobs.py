@@ -39,6 +39,7 @@ from plasmavmc.images.stepping import reading
 from plasmavmc.types import MIB
 
 _CHUNK = MIB
+_REMEMBERED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class BlobStore:
         self._grace_s = grace_s
         self._clock = clock
         self._locks = KeyedLocks()
+        self._had: dict[tuple[str, str], None] = {}
+        """Who has had which blob from his own source, the latest last: of an image that breaks off it need not come again."""
         for name in ("sha256", "partial", "spool"):
             make_private(root / name)
 
@@ -166,11 +169,13 @@ class BlobStore:
             UnavailableError: from the source; what arrived is kept for the next try.
             CapacityError: `disk-full`; nothing is kept.
         """
-        known = asker is None or ref.digest in asker.known
+        known = asker is None or ref.digest in asker.known or (asker.name, ref.digest) in self._had
         async with self._locks.hold(self._partial(ref.digest, asker).name):
             if known and self.local_path(ref) is not None and self.touch(ref.digest):
                 return
             await self._download(ref, source, asker)
+            if asker is not None:
+                self._remember(asker.name, ref.digest)
 
     async def check(self, digest: str) -> bool:
         """Hash all blobs of an image again. Those that a failing disk changed are removed; True where none is missing."""
@@ -254,6 +259,11 @@ class BlobStore:
                 with disk_errors(self._root):
                     self.path(digest).unlink()
             return sound
+
+    def _remember(self, name: str, digest: str) -> None:
+        self._had[name, digest] = None
+        if len(self._had) > _REMEMBERED:
+            del self._had[next(iter(self._had))]
 
     def _partial(self, digest: str, asker: Asker | None = None) -> Path:
         suffix = "" if asker is None else f".{hashlib.sha256(asker.name.encode()).hexdigest()[:32]}"

@@ -37,6 +37,8 @@ DELAY_S = 2.0
 """Until what a VM needs before it begins is asked for again."""
 PUT_OFF_S = (1.0, 2.0, 5.0, 10.0, 15.0, 30.0)
 """Pause after the first VM in a row that did not begin because something did not answer, the second, …"""
+PUT_OFF_MOST = 20
+"""So often in a row, which takes nine minutes: then it may be this host's fault, and another is to be tried."""
 _NOT_BEGUN = (VmPhase.PREPARING, VmPhase.STARTING)
 
 
@@ -111,7 +113,7 @@ def remember(
     if current.attempt <= memory.counted or not assignment.present:
         return memory
     end, memory = end_of(current), replace(memory, counted=current.attempt)
-    if current.unavailable:
+    if current.unavailable and memory.put_off < PUT_OFF_MOST:
         pause = PUT_OFF_S[min(memory.put_off, len(PUT_OFF_S) - 1)]
         return replace(memory, last=end, put_off=memory.put_off + 1, next_try=now + pause)
     if lost is not None and lost.permanent:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 from shellwego.api.rest.context import Context
 from shellwego.control.authorization import Access
 from shellwego.control.targets import Target
+from shellwego.core.errors import ShellWeGoError
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -50,4 +51,8 @@ async def while_allowed(context: Context, access: Access, target: Target[R], wor
 async def _until_refused(context: Context, access: Access, target: Target[R]) -> NoReturn:
     while True:
         await context.control.clock.sleep(CHECK_S)
-        await check_still(context, access, target)
+        try:
+            await check_still(context, access, target)
+        except ShellWeGoError as error:
+            if not error.temporary:
+                raise

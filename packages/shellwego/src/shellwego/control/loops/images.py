@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
@@ -30,7 +32,7 @@ from shellwego.control.places import Places
 from shellwego.control.scopes import organization_of
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
-from shellwego.core.errors import NotFoundError, ShellWeGoError, StaleError
+from shellwego.core.errors import InvalidError, NotFoundError, ShellWeGoError, StaleError
 from shellwego.core.images import Image, ImageState, blames_image
 from shellwego.core.instances import Desired, Phase
 from shellwego.core.troubles import Troubles
@@ -39,11 +41,11 @@ from shellwego.ports.store import Transaction, eq, within
 from shellwego.wire import subjects
 
 _WAITING = (ImageState.PENDING.value, ImageState.FETCHING.value)
-AT_ONCE_EACH, AT_ONCE = 2, 16
+AT_ONCE_EACH, AT_ONCE = 4, 32
 """Fetches of one organization, and of all."""
 _GIVE_UP_S = 300.0
 _SLOWEST = 512 * 1024
-"""Bytes a second; a fetch that takes longer than its image would at this pace, and five minutes, is given up."""
+"""Bytes a second; an attempt that takes longer than its image would at this pace, and five minutes, is the last."""
 _PAUSES_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 _LOOK_AGAIN_S = 5.0
 
@@ -103,54 +105,58 @@ class ImagesLoop:
     async def _try_fetch(self, order: _Order, image: Image) -> None:
         """Fetch; where its end cannot be stored the row goes on to wait, and the next look begins again."""
         try:
-            async with self._places.turn(order.organization_id):
-                await self._fetch_in_time(order, image)
+            await self._fetch(order, image)
         except ShellWeGoError as error:
             if trouble := self._troubles.failed("fetch", error.message, self._control.clock.monotonic()):
                 _log.warning("images.outcome_not_stored", digest=image.digest, reason=error.message, **trouble.fields)
 
-    async def _fetch_in_time(self, order: _Order, image: Image) -> None:
-        limit_s = _GIVE_UP_S + image.size_bytes / _SLOWEST
-        fetch = asyncio.ensure_future(self._fetch(order, image))
-        alarm = asyncio.ensure_future(self._control.clock.sleep(limit_s))
-        try:
-            await asyncio.wait((fetch, alarm), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            late = not fetch.done()
-            alarm.cancel()
-            fetch.cancel()
-            await asyncio.wait((fetch, alarm))
-        if late:
-            await self._fail(order, f"it did not come within {limit_s:.0f} s")
-        elif not fetch.cancelled():
-            fetch.result()
-
     async def _fetch(self, order: _Order, image: Image) -> None:
-        """Fetch one image to its end, good or bad, and tell the rows that wait for it."""
-        started = self._control.clock.monotonic()
-        source = image if order.reference else None
+        """Fetch one image to its end, good or bad, and tell the rows that wait for it. While it rests another has its place."""
+        limit_s = _GIVE_UP_S + image.size_bytes / _SLOWEST
+        failing_since: float | None = None
         for attempt in range(10_000):
             try:
-                source = source or await self._check(order)
-                if source is not None:
-                    await self._bring(source)
+                async with self._places.turn(order.organization_id):
+                    await self._in_time(self._attempt(order, image), limit_s)
                 return
             except StaleError:
                 return  # the row changed, or the lease is another's: the next look decides, here or there
             except ShellWeGoError as error:
-                if not error.temporary or self._control.clock.monotonic() - started > _GIVE_UP_S:
+                now = self._control.clock.monotonic()
+                failing_since = now if failing_since is None else failing_since
+                if not error.temporary or now - failing_since > _GIVE_UP_S:
                     await self._fail(order, error.message)
                     return
             await self._control.clock.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
 
-    async def _bring(self, source: Image) -> None:
+    async def _in_time(self, work: Coroutine[None, None, None], limit_s: float) -> None:
+        """Raises `InvalidError` where it takes longer: it would again."""
+        working = asyncio.ensure_future(work)
+        alarm = asyncio.ensure_future(self._control.clock.sleep(limit_s))
+        try:
+            await asyncio.wait((working, alarm), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            late = not working.done()
+            alarm.cancel()
+            working.cancel()
+            await asyncio.wait((working, alarm))
+        if late:
+            raise InvalidError("image-late", f"it did not come within {limit_s:.0f} s")
+        working.result()
+
+    async def _attempt(self, order: _Order, image: Image) -> None:
+        source = image if order.reference else await self._check(order)
+        if source is not None:
+            await self._bring(order, source)
+
+    async def _bring(self, order: _Order, source: Image) -> None:
         asker = await self._control.read(lambda tx: asker_for(tx, self._work.logins, source.project_id))
-        await self._work.fetch(source.reference, source.digest, self._ready, asker)
+        await self._work.fetch(source.reference, source.digest, partial(self._ready, order), asker)
 
     async def _check(self, order: _Order) -> Image | None:
         """Check a digest; returns what to fetch it by, or None where that is not needed, or not possible."""
         if await self._work.check(order.digest):
-            await self._control.commit(lambda unit: _acquit(unit, order.digest))
+            await self._control.commit(lambda unit: _acquit(unit, order))
             return None
         source = await self._control.read(lambda tx: _source(tx, order))
         _log.error("images.damaged", digest=order.digest, reference=source.reference if source else "")
@@ -161,13 +167,13 @@ class ImagesLoop:
     async def _copy(self, order: _Order) -> None:
         """Have from another server what cannot be fetched."""
         try:
-            await self._work.copy(order.digest, self._ready)
+            await self._work.copy(order.digest, partial(self._ready, order))
         except NotFoundError:
             await self._fail(order, "the platform's copy was damaged on its disk; load the image again")
 
-    async def _ready(self, found: ResolvedImage) -> None:
+    async def _ready(self, order: _Order, found: ResolvedImage) -> None:
         def mark(unit: Unit) -> None:
-            for row in _rows_of(unit.tx, found.digest):
+            for row in _ordered(unit.tx, order):
                 ready = replace(
                     row,
                     state=ImageState.READY,
@@ -182,16 +188,15 @@ class ImagesLoop:
 
     async def _fail(self, order: _Order, reason: str) -> None:
         def mark(unit: Unit) -> None:
-            for row in _rows_of(unit.tx, order.digest):
-                if _order(unit.tx, row) == order:
-                    _settle(unit, replace(row, state=ImageState.FAILED, reason=reason[:500]), "image.failed")
+            for row in _ordered(unit.tx, order):
+                _settle(unit, replace(row, state=ImageState.FAILED, reason=reason[:500]), "image.failed")
 
         await self._control.commit(mark)
 
 
-def _acquit(unit: Unit, digest: str) -> None:
+def _acquit(unit: Unit, order: _Order) -> None:
     """The blobs are what they were: whatever failed with them failed by the image itself."""
-    for row in _rows_of(unit.tx, digest):
+    for row in _ordered(unit.tx, order):
         unit.tx.images.update(replace(row, state=ImageState.READY))
         _plan_again(unit, row)
 
@@ -231,6 +236,11 @@ def _order(tx: Transaction, row: Image) -> _Order:
     """What a row that waits is a part of. Projects of which nothing is known are one for all."""
     checked = row.state is ImageState.PENDING
     return _Order(organization_of(tx, row.project_id), row.digest, "" if checked else row.reference)
+
+
+def _ordered(tx: Transaction, order: _Order) -> list[Image]:
+    """The rows that wait for it. Those of others wait for what they named, though the blobs may be here."""
+    return [row for row in _rows_of(tx, order.digest) if _order(tx, row) == order]
 
 
 def _source(tx: Transaction, order: _Order) -> Image | None:

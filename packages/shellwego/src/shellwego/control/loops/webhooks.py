@@ -37,8 +37,8 @@ from shellwego.core.webhooks import Webhook
 from shellwego.ports.webhooks import Outcome, Sender
 from shellwego.wire import subjects
 
-AT_ONCE = 16
-SHARE = 4
+AT_ONCE = 32
+SHARE = 8
 """Of one organization."""
 
 _log = structlog.get_logger(__name__)

@@ -32,7 +32,7 @@ from shellwego.drivers.images.pulled import PulledBlobs
 from shellwego.ports.images import STRANGER, Asker, Download, LoadedImage, ResolvedImage
 
 RESOLVE_TIMEOUT_S = 10.0
-_RESOLVES, _FETCHES, _LOADS = 16, 16, 8
+_RESOLVES, _FETCHES, _LOADS = 16, 32, 8
 """At once, of each kind: none keeps another waiting. Their callers share them out among tenants."""
 _LOGIN = (
     "Check that the image exists. If it is private, the platform's operator gives a login for the registry, and names the"
