@@ -178,6 +178,16 @@ async def test_one_organizations_slow_registries_keep_no_others_image(world: Wor
     await world.until(lambda: world.is_state(image, ImageState.READY), 20)
 
 
+async def test_a_registry_that_is_away_keeps_no_other_image_of_the_same_organization(world: World) -> None:
+    world.images.unreachable.add("away.example")
+    for number in range(3 * AT_ONCE_EACH):
+        reference = f"away.example/app:v{number}"
+        await world.order(world.images.publish(reference), reference=reference)
+    await world.clock.advance(30)
+    image = await world.order(world.images.publish(REFERENCE))
+    await world.until(lambda: world.is_state(image, ImageState.READY), 20)
+
+
 async def test_a_reference_that_leads_nowhere_fails_those_who_named_it_and_nobody_else(world: World) -> None:
     """The digest of a popular image is known to everybody, and may be said to lie anywhere."""
     mean, other = await world.project("mean"), await world.project("other")
@@ -314,6 +324,25 @@ async def test_old_images_from_registries_go_unless_an_app_needs_them(world: Wor
     rows = await world.control.read(lambda tx: tx.images.select())
     assert len(rows) == KEPT + 1
     assert needed.id in {row.id for row in rows}
+
+
+async def test_what_an_app_may_return_to_stays_however_many_came_since(world: World) -> None:
+    returned = await world.order(world.images.publish(REFERENCE))
+    await world.until(lambda: world.is_state(returned, ImageState.READY))
+
+    def released(unit: Unit) -> None:
+        run_image(unit, returned)
+        (release,) = unit.tx.releases.select()
+        unit.tx.releases.insert(replace(release, id="rel_y", number=2, image_digest="sha256:" + "0" * 64, version=1))
+        (app,) = unit.tx.apps.select()
+        unit.tx.apps.update(replace(app, release_id="rel_y", stable_release_id="rel_y"))
+
+    await world.control.commit(released)
+    for number in range(KEPT + 3):
+        await world.clock.advance(1)
+        reference = f"registry.example/hello:ci-{number}"
+        await world.order(world.images.publish(reference), reference=reference)
+    assert await world.is_state(returned, ImageState.READY)
 
 
 async def test_blobs_of_a_deleted_image_go_and_others_stay(world: World) -> None:

@@ -187,3 +187,38 @@ async def test_images_count_by_their_sizes_and_each_once(tenant: Tenant) -> None
     with pytest.raises(QuotaError):
         await tenant.control.commit(lambda unit: register_loaded(unit, tenant.project, [loaded], None))
     await note("b", 40)
+
+
+async def test_old_images_that_nothing_needs_make_room_for_new_ones(tenant: Tenant) -> None:
+    """A pipeline that deploys each push never meets the limit; what an app may return to never goes for it."""
+    await tenant.limited(images=100)
+    await tenant.create("shop")
+    chosen = [
+        ChosenImage(reference="registry.example/shop:main", digest=f"sha256:{n:064}", size_bytes=30) for n in range(30)
+    ]
+
+    def deployed(unit: Unit, image: ChosenImage) -> None:
+        row = note_image(unit, tenant.project.id, image)
+        unit.tx.images.update(replace(row, state=ImageState.READY))
+
+    for image in chosen:
+        await tenant.control.commit(lambda unit, image=image: deployed(unit, image))
+    rows = await tenant.control.read(lambda tx: tx.images.select())
+    assert {row.digest for row in rows} == {image.digest for image in chosen[-3:]}
+
+
+async def test_what_the_organization_has_costs_it_nothing_more_in_another_project(tenant: Tenant) -> None:
+    await tenant.limited(images=100)
+    other = replace(tenant.project, id="prj_other", name="prod", network_number=7, version=1)
+    image = ChosenImage(reference="registry.example/a:v1", digest="sha256:" + "a" * 64, size_bytes=60)
+
+    def promote(unit: Unit) -> None:
+        unit.tx.projects.insert(other)
+        for project in (tenant.project, other):
+            note_image(unit, project.id, image)
+
+    await tenant.control.commit(promote)
+    used = await tenant.control.read(
+        lambda tx: quotas.used(tx, quotas.of_organization(tx, tx.organizations.select()[0]))
+    )
+    assert used["images"] == 60

@@ -145,6 +145,19 @@ def test_what_cannot_begin_because_something_does_not_answer_is_tried_until_it_d
     assert (host.memories["ins"].outcome is Phase.FAILED) is (mode is RestartMode.NEVER)
 
 
+def test_what_never_begins_has_failed_in_the_end_so_that_another_host_is_tried() -> None:
+    """It may be this host whose way or disk does not answer."""
+    host = Host()
+    host.act()
+    began = host.now
+    while host.seen.phase is not Phase.FAILED:
+        host.end(None, unavailable=True)
+        host.act()
+        host.now = host.wake_at or host.now
+        host.act()
+    assert 480 <= host.now - began <= 720
+
+
 def test_the_pause_of_what_cannot_begin_is_short_again_once_it_has_run() -> None:
     host = Host()
     for _ in range(4):

@@ -270,6 +270,16 @@ class TestWhoAsks:
         await store.fetch(REF, source, THEIRS)
         assert [offset for _, offset in source.asked] == [0, 200_000]
 
+    async def test_what_came_whole_for_him_does_not_come_again_when_another_blob_broke_off(
+        self, store: BlobStore
+    ) -> None:
+        source = BreakingSource(DATA, len(DATA))
+        for _ in range(2):
+            await store.fetch(REF, source, THEIRS)
+        assert source.asked == [(REF.digest, 0)]
+        await store.fetch(REF, source, Asker("acme/web"))
+        assert source.asked == [(REF.digest, 0)] * 2
+
     async def test_nobody_waits_for_anothers_source(self, store: BlobStore) -> None:
         begun = asyncio.Event()
 

@@ -61,7 +61,7 @@ class BlobStore:
         self._clock = clock
         self._locks = KeyedLocks()
         self._had: dict[tuple[str, str], None] = {}
-        """Who has had which blob from his own source, the latest last: of an image that breaks off it need not come again."""
+        """Who has had which blob from his own source, the latest last; it is not fetched again when another breaks off."""
         for name in ("sha256", "partial", "spool"):
             make_private(root / name)
 

@@ -10,18 +10,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
+from shellwego.control.facts import UNFINISHED
 from shellwego.control.imagework import ImageWork
 from shellwego.control.instances import LIVE_PHASES
-from shellwego.control.quotas import charge
+from shellwego.control.quotas import charge, charge_project
 from shellwego.control.scopes import organization_of
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
-from shellwego.core.errors import ConflictError, FieldError, InvalidError, NotFoundError
+from shellwego.core.errors import ConflictError, FieldError, InvalidError, NotFoundError, QuotaError
 from shellwego.core.images import Image, ImageKind, ImageState, LoginRule
 from shellwego.core.tenancy import Project
 from shellwego.ports.images import Asker, LoadedImage, ResolvedImage
-from shellwego.ports.store import Order, Transaction, eq, within
+from shellwego.ports.store import Order, Transaction, Where, eq, within
 from shellwego.wire import subjects
 
 _NAME = re.compile(
@@ -30,7 +32,10 @@ _NAME = re.compile(
 )
 MAX_NAME = 512
 KEPT = 100
-"""Images from registries that a project keeps at least, for returning to; the newest, and all that its apps need."""
+"""Images from registries that a project keeps at least: the newest, and all that its apps need."""
+FORGOTTEN_AT_ONCE = 50
+RELEASES_KEPT = 10
+"""Of each app, whose images never go by themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,22 +160,61 @@ def note_image(unit: Unit, project_id: str, image: ChosenImage) -> Image:
 
 
 def _charge(unit: Unit, project_id: str, digest: str, size_bytes: int) -> None:
-    """Refuse an image that is too much, unless the project has it by another name."""
+    """Refuse an image that is too much, unless it is there by another name. Before, old ones that nothing needs go, as many
+    as it takes."""
     project = unit.tx.projects.get(project_id)
-    if project and not unit.tx.images.select(eq("project_id", project_id), eq("digest", digest), limit=1):
-        charge(unit, project, {"images": size_bytes})
+    if project is None:
+        return None
+    there = [row for row in unit.tx.images.select(eq("digest", digest)) if row.state is not ImageState.FAILED]
+    if any(row.project_id == project_id for row in there):
+        return None
+    same = any(organization_of(unit.tx, row.project_id) == project.organization_id for row in there)
+    take = partial(charge_project if same else charge, unit, project, {"images": size_bytes})
+    old: list[Image] | None = None
+    while True:
+        try:
+            return take()
+        except QuotaError:
+            old = _unneeded(unit.tx, project_id) if old is None else old
+            if not old:
+                raise
+            _let_go(unit, old.pop())
 
 
 def _forget_old(unit: Unit, project_id: str) -> None:
-    """Let go of what was fetched before the newest `KEPT`, and no app needs: each deploy of a moved tag is one more."""
-    rows = unit.tx.images.select(eq("project_id", project_id), order=Order("created_at", descending=True))
-    old = [row for row in rows if not row.loaded][KEPT:]
-    apps = unit.tx.apps.select(eq("project_id", project_id)) if old else []
-    needed = {digest for app in apps for digest in _live_digests(unit.tx, app)}
-    for row in old:
-        if row.state in (ImageState.READY, ImageState.FAILED) and row.digest not in needed:
-            unit.tx.images.delete(row.id)
-            image_event(unit, "image.deleted", row)
+    """Let go of what was fetched before the newest `KEPT`, and nothing needs: each deploy of a moved tag is one more."""
+    fetched = [row for row in _newest(unit.tx, eq("project_id", project_id)) if not row.loaded]
+    if len(fetched) > KEPT:
+        beyond = {row.id for row in fetched[KEPT:]}
+        for row in [row for row in _unneeded(unit.tx, project_id) if row.id in beyond][-FORGOTTEN_AT_ONCE:]:
+            _let_go(unit, row)
+
+
+def _let_go(unit: Unit, row: Image) -> None:
+    unit.tx.images.delete(row.id)
+    image_event(unit, "image.deleted", row)
+
+
+def _unneeded(tx: Transaction, project_id: str) -> list[Image]:
+    """What may go by itself, the oldest last: fetched once, or loaded under a name that means another now, and of no release
+    that an app runs, is on its way to, or may be told to return to."""
+    needed = {digest for app in tx.apps.select(eq("project_id", project_id)) for digest in _wanted_digests(tx, app)}
+    named: set[str] = set()
+    unneeded: list[Image] = []
+    for row in _newest(tx, eq("project_id", project_id)):
+        superseded = not row.loaded or row.reference in named
+        named.add(row.reference)
+        if superseded and row.digest not in needed and row.state in (ImageState.READY, ImageState.FAILED):
+            unneeded.append(row)
+    return unneeded
+
+
+def _wanted_digests(tx: Transaction, app: App) -> set[str]:
+    """Digests of what an app has, and of its newest releases: people return to those."""
+    newest = tx.releases.select(eq("app_id", app.id), order=Order("number", descending=True), limit=RELEASES_KEPT)
+    unfinished = tx.deployments.select(eq("app_id", app.id), within("state", UNFINISHED))
+    named = [tx.releases.get(deployment.release_id) for deployment in unfinished]
+    return _live_digests(tx, app) | {release.image_digest for release in (*newest, *named) if release is not None}
 
 
 def _fetch_again(unit: Unit, row: Image) -> Image:
@@ -279,8 +323,12 @@ def _live_digests(tx: Transaction, app: App) -> set[str]:
 
 
 def _rows(tx: Transaction, project_id: str, reference: str) -> list[Image]:
-    newest_first = Order("created_at", descending=True)
-    return tx.images.select(eq("project_id", project_id), eq("reference", reference), order=newest_first)
+    return _newest(tx, eq("project_id", project_id), eq("reference", reference))
+
+
+def _newest(tx: Transaction, *conditions: Where) -> list[Image]:
+    """The newest first."""
+    return tx.images.select(*conditions, order=Order("created_at", descending=True))
 
 
 def image_event(unit: Unit, type_: str, image: Image, severity: str = "info") -> None:

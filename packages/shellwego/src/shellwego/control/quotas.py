@@ -20,6 +20,7 @@ from shellwego.control.unit import Unit
 from shellwego.core.apps import App
 from shellwego.core.backups import BackupState
 from shellwego.core.errors import FieldError, NotFoundError, QuotaError
+from shellwego.core.images import ImageState
 from shellwego.core.instances import Instance, OwnerKind
 from shellwego.core.placement_rules import DEFAULT_PRIORITY
 from shellwego.core.plans import PLANS
@@ -86,8 +87,13 @@ def charge(unit: Unit, project: Project, more: Amounts) -> None:
     Raises:
         QuotaError: `quota-exceeded`, with what is exceeded as its field.
     """
-    _refuse_excess(unit.tx, of_project(unit.tx, project), more)
+    charge_project(unit, project, more)
     charge_organization(unit, _organization(unit.tx, project.organization_id), more)
+
+
+def charge_project(unit: Unit, project: Project, more: Amounts) -> None:
+    """As `charge`, by the project's own limits alone: for what its organization has already."""
+    _refuse_excess(unit.tx, of_project(unit.tx, project), more)
 
 
 def charge_organization(unit: Unit, organization: Organization, more: Amounts) -> None:
@@ -182,7 +188,8 @@ def used(tx: Transaction, holding: Holding, names: Iterable[str] = tuple(COUNTED
     if wanted & {"volumes", "storage"}:
         counted.update(_stored(tx, holding.project_ids))
     if "images" in wanted:
-        sizes = {image.digest: image.size_bytes for image in _all(tx.images.select, "project_id", holding.project_ids)}
+        images = _all(tx.images.select, "project_id", holding.project_ids)
+        sizes = {image.digest: image.size_bytes for image in images if image.state is not ImageState.FAILED}
         counted["images"] = sum(sizes.values())
     if "backups" in wanted:
         there = within("state", [state.value for state in BackupState if state is not BackupState.FAILED])

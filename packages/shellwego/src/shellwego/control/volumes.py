@@ -172,7 +172,8 @@ def delete_volume(unit: Unit, volume: Volume) -> Volume | None:
             f"the volume {volume.name} is mounted by {', '.join(apps) or volume.instance_id}",
             resolution="Detach it first, and wait until the old release is gone: swg volumes detach",
         )
-    if any(backup.state is not BackupState.FAILED for backup in unit.tx.backups.select(eq("volume_id", volume.id))):
+    backups = unit.tx.backups.select(eq("volume_id", volume.id))
+    if any(backup.state not in (BackupState.FAILED, BackupState.DELETING) for backup in backups):
         raise ConflictError(
             "volume-has-backups",
             f"the volume {volume.name} has backups, which can be reached only as its",

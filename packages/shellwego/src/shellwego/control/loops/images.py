@@ -111,7 +111,7 @@ class ImagesLoop:
                 _log.warning("images.outcome_not_stored", digest=image.digest, reason=error.message, **trouble.fields)
 
     async def _fetch(self, order: _Order, image: Image) -> None:
-        """Fetch one image to its end, good or bad, and tell the rows that wait for it. While it rests another has its place."""
+        """Fetch one image to its end, good or bad, and tell the rows that wait for it. Its rests are others' turns."""
         limit_s = _GIVE_UP_S + image.size_bytes / _SLOWEST
         failing_since: float | None = None
         for attempt in range(10_000):
