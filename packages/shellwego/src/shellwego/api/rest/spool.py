@@ -111,7 +111,8 @@ class Spool:
         """Remove what rests too long, for ever."""
         while True:
             await self._clock.sleep(EXPIRE_EVERY_S)
-            self.expire()
+            with suppress(OSError):  # a disk that cannot be read now may be in a minute
+                self.expire()
 
     async def append(self, upload: Upload, first: int, last: int, chunks: AsyncIterator[bytes]) -> int:
         """Write one part; returns the new size. A part that breaks off leaves what was there before it.
