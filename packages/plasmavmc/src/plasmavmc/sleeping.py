@@ -99,7 +99,7 @@ class SuspendableMachine(Machine):
         if self.state is VmState.RUNNING:
             return
         resuming = self._pausing
-        if self.state is VmState.SUSPENDED and not self._leaves():
+        if self.state is VmState.SUSPENDED and (self._leaving is None or self._leaving.done()):
             resuming = self._pause(self._resume(), VmState.RESUMING, "snapshot")
         if self.state is not VmState.RESUMING or resuming is None:
             raise self._forbidden("resumed")
@@ -148,14 +148,12 @@ class SuspendableMachine(Machine):
         await self._settle_pause()
         await self.cleared()
         if self.state is VmState.SUSPENDED:
-            if not self._leaves():
-                self._leaving = asyncio.create_task(self._leave(), name=f"end {self.spec.id}")
-            await asyncio.shield(self._leaving)
+            leaving = self._leaving
+            if leaving is None or leaving.done():
+                leaving = self._leaving = asyncio.create_task(self._leave(), name=f"end {self.spec.id}")
+            await asyncio.shield(leaving)
         else:
             await super().stop(grace_s)
-
-    def _leaves(self) -> bool:
-        return self._leaving is not None and not self._leaving.done()
 
     async def _leave(self) -> None:
         await self._parts.snapshots.delete(self.key)

@@ -50,7 +50,6 @@ from shellwego.ports.streams import StreamKind, StreamRequest
 SNAPSHOT_HOSTS_S = 60.0
 """How long what snapshots depend on here is believed to be the same."""
 
-
 _log = structlog.get_logger("shellwego.engine")
 
 
