@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -14,6 +15,7 @@ from typing import cast
 import pytest
 
 from plasmavmc import types
+from plasmavmc.errors import HostError
 from plasmavmc.host.operations import Guarding
 from plasmavmc.hypervisor.memory import PretendedGuest
 from plasmavmc.network.memory import MemoryNetwork
@@ -112,6 +114,36 @@ async def test_a_vm_that_did_not_begin_for_want_of_an_answer_is_seen_so(tmp_path
     vm = manager.get(spec.id)
     for unavailable in (False, True):
         assert to_view(replace(vm, status=replace(vm.status, unavailable=unavailable))).unavailable is unavailable
+
+
+async def test_a_stop_that_fails_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig = EngineRig(tmp_path)
+    manager = rig.manager()
+    engine = PlasmaEngine(
+        manager,
+        backends=tuple,
+        disk_dir=tmp_path,
+        version="",
+        confinement=lambda: "none",
+        network=rig.parts.network,
+    )
+    unheard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unheard.append(context))
+    manager.create(rig.spec("a", "serve"))
+
+    async def hangs(*_: object) -> types.Vm:
+        raise HostError("vmm-unkillable", "process 7 is still there after SIGKILL")
+
+    monkeypatch.setattr(manager, "stop", hangs)
+    await engine.stop("vm_a", 0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    gc.collect()
+    assert unheard == []
+    out = capsys.readouterr().out
+    assert out.count("engine.not_stopped") == out.count("after SIGKILL") == 1
 
 
 async def test_an_engine_that_ends_waits_for_the_vm_of_its_probe(tmp_path: Path) -> None:

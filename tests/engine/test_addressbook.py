@@ -137,6 +137,32 @@ def test_the_file_stays_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert rest(pool_of(path)).index(last) >= ROOM - 2 * STEP
 
 
+def test_the_book_of_a_large_subnet_is_not_written_anew_with_each_entry(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(addressbook, "_LARGEST", 64)
+    pool = pool_of(path)
+    for number in range(200):
+        pool.take(f"vm{number}")
+    syncs = Syncs(monkeypatch)
+    for number in range(200):
+        pool.release(f"vm{number}", float(number))
+    assert len(syncs.names) < 10
+
+
+def test_who_comes_back_to_its_address_does_not_wait_for_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = pool_of(path)
+    addresses = {f"vm{number}": pool.take(f"vm{number}") for number in range(2 * STEP)}
+    pool.release("vm1", 1.0)
+    pool.release("vm7", 2.0)
+    syncs = Syncs(monkeypatch)
+    pool.claim("vm1", addresses["vm1"])
+    pool.claim("vm7", addresses["vm7"])
+    assert syncs.names == []
+    pool.claim("stranger", place(100))
+    assert syncs.names == ["addresses"], "nobody had this one before"
+
+
 @pytest.mark.parametrize(
     "content",
     [

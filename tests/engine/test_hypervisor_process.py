@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from plasmavmc.backends import Acceleration
 from plasmavmc.errors import HostError
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import Host, ProcessId, Spawned
+from plasmavmc.host.processes import held
 from plasmavmc.hypervisor.backend import HypervisorBackend
 from plasmavmc.hypervisor.console import RING_BYTES, Ring, Tail, connect_console
 from plasmavmc.hypervisor.firecracker.backend import FirecrackerBackend
@@ -132,6 +134,28 @@ async def test_a_later_process_of_the_same_number_is_not_adopted() -> None:
     stranger = ProcessId(process.id.pid, process.id.start_time - 1)
     assert VmmProcess.adopted(as_port(host), "k1", stranger) is None
     await process.kill()
+
+
+@contextmanager
+def thread() -> Iterator[ProcessId]:
+    """What has the number of a thread that leads no others."""
+    over = threading.Event()
+    running = threading.Thread(target=over.wait)
+    running.start()
+    assert running.native_id is not None
+    yield ProcessId(running.native_id, start_time(running.native_id))
+    over.set()
+    running.join()
+
+
+@pytest.mark.parametrize("earlier", [0, 1])
+async def test_a_thread_that_has_the_number_of_an_earlier_process_is_not_taken_for_it(earlier: int) -> None:
+    """As after a reboot of the host; also where it began at the very same tick."""
+    with thread() as found:
+        process = ProcessId(found.pid, found.start_time - earlier)
+        assert VmmProcess.adopted(as_port(ReapingHost()), "k1", process) is None
+        with held(process) as pidfd:
+            assert pidfd is None
 
 
 async def test_an_adopted_process_is_seen_to_end() -> None:

@@ -203,6 +203,15 @@ async def test_the_record_of_a_vm_that_outlives_its_host_is_on_the_disk_before_i
     await manager.close(keep_vms=True)
 
 
+async def test_a_copy_of_a_vm_does_not_wait_for_the_disk(rig: EngineRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = await running(rig, safe=True)
+    syncs = Syncs(monkeypatch)
+    await manager.fork("vm_one", [ForkIdentity("vm_copy", "copy")])
+    await reaches(manager, "vm_copy", S.RUNNING)
+    assert not [name for name in syncs.names if name.endswith(".new")]
+    await manager.close(keep_vms=False)
+
+
 async def test_a_write_that_fails_leaves_the_record_before_and_nothing_beside(
     rig: EngineRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

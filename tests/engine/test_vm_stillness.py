@@ -185,6 +185,20 @@ async def test_a_suspend_does_not_wait_for_a_copy_without_end(
     await manager.volumes.snapshot("vol_1", "snap_later")
 
 
+async def test_a_volume_does_not_wait_to_grow_without_end(
+    rig: EngineRig, copies: Copies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plasmavmc.mounted.TURN_S", 0.01)
+    manager = await running(rig, TWO)
+    copy = taking(manager)
+    await eventually(lambda: copies.begun)
+    assert await refused(manager.volumes.resize("vol_2", 2 * SIZE)) == "vm-busy"
+    copies.let_go("vol_1")
+    await copy
+    await manager.volumes.resize("vol_2", 2 * SIZE)
+    assert set(rig.vmms.grown("vm_one").values()) == {2 * SIZE}
+
+
 # Beside an end
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +17,13 @@ from plasmavmc.guest.memory import MemoryGuest, Script
 from plasmavmc.host.operations import Keep, Swept
 from plasmavmc.hypervisor.memory import Faults, PretendedVmms
 from plasmavmc.manager import VmManager
+from plasmavmc.sleeping import SuspendableMachine
 from plasmavmc.states import VmState
+from plasmavmc.stillness import Stillness
 from plasmavmc.types import Vm
+from tests.contract.images_samples import entry, image, layer
 from tests.engine.engine_rig import EngineRig
-from tests.engine.suspend_rig import S, eventually, guest, reaches, running, started
+from tests.engine.suspend_rig import DEADLINE_S, S, eventually, guest, reaches, running, started
 
 HOUR = 3600.0
 
@@ -150,10 +155,10 @@ async def test_an_image_whose_signal_cannot_be_had_costs_no_workload_its_grace(
 ) -> None:
     manager = await running(deaf)
 
-    async def gone(*_: object) -> None:
+    def gone(*_: object) -> None:
         raise HostError("storage-error", "the image cannot be read")
 
-    monkeypatch.setattr(deaf.parts.images, "ensure", gone)
+    monkeypatch.setattr(deaf.parts.images, "config_of", gone)
     order = asyncio.create_task(manager.stop("vm_one", HOUR))
     await eventually(lambda: heard(deaf))
     assert heard(deaf)[0][0] == 15
@@ -197,6 +202,42 @@ async def test_a_sleeping_vm_is_stopped_and_deleted_at_the_same_time(rig: Engine
     assert manager.list_vms() == ()
 
 
+class Clock:
+    """The loop's, put forward by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        self._time = loop.time
+        self.ahead_s = 0.0
+        monkeypatch.setattr(loop, "time", lambda: self._time() + self.ahead_s)
+
+
+@pytest.mark.parametrize("hurried", [False, True])
+async def test_the_grace_begins_when_the_guest_is_told(
+    deaf: EngineRig, monkeypatch: pytest.MonkeyPatch, hurried: bool
+) -> None:
+    manager = await running(deaf)
+    clock, waited_for, go_on = Clock(monkeypatch), asyncio.Event(), asyncio.Event()
+
+    async def slowly(_stillness: Stillness) -> None:
+        waited_for.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(Stillness, "break_off", slowly)
+    orders = [asyncio.create_task(manager.stop("vm_one", HOUR))]
+    await waited_for.wait()
+    if hurried:
+        orders.append(asyncio.create_task(manager.stop("vm_one", HOUR / 2)))
+        await turns(20)
+    clock.ahead_s = HOUR / 4
+    go_on.set()
+    await eventually(lambda: heard(deaf))
+    ((number, grace_s),) = heard(deaf)
+    assert (number, round(grace_s)) == (15, HOUR / 4 if hurried else HOUR)
+    guest(deaf).exit(0)
+    await asyncio.gather(*orders)
+
+
 # Over a restart of the engine
 
 
@@ -215,6 +256,27 @@ async def test_a_stop_that_the_engine_s_death_cut_short_is_carried_on(deaf: Engi
     await reaches(again, "vm_one", S.STOPPED)
     assert again.get("vm_one").status.reason_code == "stopped"
     order.cancel()
+
+
+async def test_a_stop_after_a_restart_waits_for_nobody_to_look_through_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = image(layer(entry("app", b"#!")), config={"Entrypoint": ["/app"], "StopSignal": "SIGQUIT"})
+    rig = EngineRig(tmp_path, sample, PretendedVmms(lambda _spec: Deaf()))
+    await (await running(rig)).close(keep_vms=True)
+    again = rig.manager()
+    await again.recover()
+    looked_through = threading.Event()
+    monkeypatch.setattr("plasmavmc.images.store._is_intact", lambda _directory: looked_through.wait(DEADLINE_S))
+    order = asyncio.create_task(again.stop("vm_one", HOUR))
+    try:
+        await eventually(lambda: heard(rig))
+    finally:
+        looked_through.set()
+    ((number, grace_s),) = heard(rig)
+    assert (number, round(grace_s)) == (signal.SIGQUIT, HOUR)
+    guest(rig).exit(0)
+    assert (await order).status.exit_code == 0
 
 
 async def test_a_stop_that_was_done_while_the_engine_was_away_is_told_as_a_stop(deaf: EngineRig) -> None:
@@ -378,6 +440,61 @@ async def test_a_suspended_vm_sleeps_when_its_vmm_has_ended_and_can_be_resumed(r
     assert (vm.status.state, vm.status.reason) == (S.SUSPENDED, "")
     assert not rig.vmms.known()
     assert (await manager.resume("vm_one")).status.state is S.RUNNING
+
+
+async def test_a_vmm_that_falls_silent_amid_a_suspend_and_does_not_end_can_be_stopped(
+    rig: EngineRig, hasty: None
+) -> None:
+    manager = await running(rig)
+    rig.vmms.faults.save_s = HOUR
+    suspending = asyncio.create_task(manager.suspend("vm_one"))
+    await eventually(rig.vmms.standing_still)
+    rig.vmms.hanging.add("vm_one")
+    guest(rig).cut()
+    await hangs(manager)
+    for _ in range(2):
+        with pytest.raises(HostError, match="after SIGKILL"):
+            await ended(manager.stop("vm_one", 0))
+        await asyncio.wait({suspending})
+    rig.vmms.hanging.clear()
+    await reaches(manager, "vm_one", S.STOPPED)
+
+
+async def test_a_stop_at_the_very_moment_at_which_a_suspend_fails(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def fails(*_: object) -> None:
+        begun.set()
+        await go_on.wait()
+        raise HostError("state-refused", "the state cannot be saved")
+
+    monkeypatch.setattr("plasmavmc.sleeping.take_snapshot", fails)
+    suspending = asyncio.create_task(manager.suspend("vm_one"))
+    await begun.wait()
+    go_on.set()
+    stopping = asyncio.create_task(manager.stop("vm_one", 0))
+    assert (await ended(stopping)).status.state is S.STOPPED
+    await asyncio.wait({suspending})
+
+
+async def test_an_engine_that_ends_meets_a_defect_in_one_vm_s_stop_and_ends_the_others(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig)
+    await started(manager, rig.spec("two", "serve"))
+    stop = SuspendableMachine.stop
+
+    async def broken(machine: SuspendableMachine, grace_s: float) -> None:
+        if machine.spec.id == "vm_one":
+            raise ValueError("a defect")
+        await stop(machine, grace_s)
+
+    monkeypatch.setattr(SuspendableMachine, "stop", broken)
+    await manager.close(keep_vms=False)
+    assert rig.vmms.living() == {"vm_one"}
 
 
 async def test_an_engine_ends_beside_a_suspended_vm_whose_vmm_does_not(rig: EngineRig, hasty: None) -> None:

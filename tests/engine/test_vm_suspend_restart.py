@@ -101,6 +101,120 @@ async def test_a_vm_whose_snapshot_counts_is_suspended_and_its_process_ended_aft
     assert (await again.resume("vm_one")).status.state is S.RUNNING
 
 
+async def test_a_sleeping_vm_whose_last_vmm_does_not_end_is_not_woken_beside_it(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plasmavmc.machine.RETRY_S", 0.01)
+    manager = await running(rig)
+    (before,) = rig.parts.records.load()
+    await manager.suspend("vm_one")
+    kept = rig.directory / "kept"
+    snapshot(rig).rename(kept)
+    await manager.delete("vm_one")
+    await started(manager, rig.spec("one", "serve"))
+    await abandoned(manager)
+    kept.rename(snapshot(rig))
+    crash(rig, S.SUSPENDED)
+    rig.vmms.hanging.add("vm_one")
+    again = rig.manager()
+    await again.recover()
+    for _ in range(2):
+        with pytest.raises(HostError, match="after SIGKILL"):
+            await again.resume("vm_one")
+    vm = again.get("vm_one")
+    assert (vm.status.state, vm.status.reason_code) == (S.SUSPENDED, "vmm-unkillable")
+    rig.vmms.hanging.clear()
+    async with asyncio.timeout(DEADLINE_S):
+        revision = again.revision
+        while again.get("vm_one").handle is not None:
+            revision = await again.changed(revision)
+    status = again.get("vm_one").status
+    assert (status.state, status.reason, status.reason_code) == (S.SUSPENDED, "", "")
+    assert before.ipv4 is not None
+    assert (await again.resume("vm_one")).status.state is S.RUNNING
+    assert rig.vmms.living() == {"vm_one"}
+
+
+async def test_who_sees_that_a_vm_sleeps_can_wake_it_in_the_same_moment(rig: EngineRig) -> None:
+    manager = await running(rig)
+
+    async def wake() -> None:
+        await reaches(manager, "vm_one", S.SUSPENDED)
+        await manager.resume("vm_one")
+
+    waking = asyncio.create_task(wake())
+    await manager.suspend("vm_one")
+    await waking
+    await runs_on(rig, manager)
+
+
+async def test_a_sleeping_vm_whose_end_failed_can_be_resumed(rig: EngineRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = await running(rig)
+    await manager.suspend("vm_one")
+
+    async def refused(_key: str) -> None:
+        raise HostError("disk-error", "the snapshot cannot be removed")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(rig.parts.snapshots, "delete", refused)
+        with pytest.raises(HostError):
+            await manager.stop("vm_one")
+    assert (await manager.resume("vm_one")).status.state is S.RUNNING
+    rig.vmms.kill("vm_one")
+    await reaches(manager, "vm_one", S.FAILED)
+    assert manager.get("vm_one").status.reason_code == "vmm-died", "its end was not taken"
+
+
+async def test_an_engine_that_lets_go_waits_for_the_end_of_a_sleeping_vm(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig)
+    await manager.suspend("vm_one")
+    delete, begun, go_on = rig.parts.snapshots.delete, asyncio.Event(), asyncio.Event()
+
+    async def slow(key: str) -> None:
+        begun.set()
+        await go_on.wait()
+        await delete(key)
+
+    monkeypatch.setattr(rig.parts.snapshots, "delete", slow)
+    stopping = asyncio.create_task(manager.stop("vm_one"))
+    await begun.wait()
+    closing = asyncio.create_task(manager.close(keep_vms=True))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not closing.done()
+    go_on.set()
+    await closing
+    assert manager.get("vm_one").status.state is S.STOPPED
+    await stopping
+
+
+@pytest.mark.parametrize("state", [S.SUSPENDING, S.RESUMING])
+async def test_a_vm_that_was_in_between_and_whose_vmm_hangs_can_be_stopped_and_keeps_no_engine_from_ending(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch, state: VmState
+) -> None:
+    monkeypatch.setattr("plasmavmc.machine.RETRY_S", 0.01)
+    manager = await running(rig)
+    await started(manager, rig.spec("two", "serve"))
+    await abandoned(manager)
+    for record in rig.parts.records.load():
+        if record.spec.id == "vm_one":
+            rig.parts.records.save(replace(record, status=replace(record.status, state=state)))
+
+    def says_nothing() -> None:
+        raise HostError("guest-silent", "the guest does not answer")
+
+    monkeypatch.setattr(guest(rig), "attach", says_nothing)
+    rig.vmms.hanging.add("vm_one")
+    again = rig.manager()
+    await again.recover()
+    with pytest.raises(HostError, match="after SIGKILL"):
+        await again.stop("vm_one", 0)
+    await again.close(keep_vms=False)
+    assert rig.vmms.living() == {"vm_one"}
+
+
 async def test_a_vm_that_was_just_woken_runs_on_after_a_restart(rig: EngineRig) -> None:
     manager = await running(rig)
     await manager.suspend("vm_one")

@@ -50,7 +50,7 @@ from plasmavmc.policy import Egress, Ingress
 from plasmavmc.records import VmRecord
 from plasmavmc.states import ENDED, MOVES, VmState, advance
 from plasmavmc.stillness import Stillness
-from plasmavmc.stopping import ASK_S, EXIT_GRACE_S, Stop
+from plasmavmc.stopping import EXIT_GRACE_S, Stop
 from plasmavmc.types import Lease, NetworkSpec, NetworkUsage, TerminalSize, Vm, VmHandle, VmSpec, VmUsage, vm_key
 
 RETRY_S = 5.0
@@ -199,7 +199,8 @@ class Machine:
                 self._move(VmState.STOPPING)
                 self._task.cancel()
         else:
-            self._move(VmState.STOPPING)
+            if VmState.STOPPING in MOVES[self.state]:  # not where its VMM hangs amid a suspend or resume
+                self._move(VmState.STOPPING)
             self._begin_stop(grace_s)
         while not self._ended.is_set():
             await self._or_hangs(self._ended.wait())
@@ -216,17 +217,17 @@ class Machine:
         if channel is not None:
             try:
                 await self.stillness.break_off()
-                await stop.carry_out(channel, await self._stop_signal(), self._ended)
+                await stop.carry_out(channel, self._stop_signal(), self._ended)
             except Exception:
                 log.exception("vm stop broke", vm=self.spec.id)
         self._doomed.set()
 
-    async def _stop_signal(self) -> str:
+    def _stop_signal(self) -> str:
         if self.spec.stop_signal is not None:
             return self.spec.stop_signal
-        with suppress(PlasmaError, OSError):  # what its image says cannot be had; too long is an OSError too
-            async with asyncio.timeout(ASK_S):
-                return (await self._parts.images.ensure(self.spec.image, self._parts.source)).config.stop_signal
+        with suppress(PlasmaError, OSError):  # what its image says cannot be had
+            config = self._parts.images.config_of(self.spec.image)
+            return USUAL_STOP_SIGNAL if config is None else config.stop_signal
         return USUAL_STOP_SIGNAL
 
     async def _or_hangs(self, over: Coroutine[None, None, object]) -> None:

@@ -434,10 +434,13 @@ async def _adopted(machine: SuspendableMachine) -> None:
 
 
 async def _stopped(machine: SuspendableMachine) -> None:
+    """Stop a VM as the engine ends. One with which that fails does not keep the others."""
     try:
         await machine.stop(machine.spec.stop_grace_s)
     except PlasmaError as error:
         log.error("vm not stopped", vm=machine.spec.id, error=str(error))
+    except Exception:
+        log.exception("vm stop broke", vm=machine.spec.id)
 
 
 def _same(stored: VmRecord, given: VmSpec) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from plasmavmc.errors import ConflictError, GuestError, UnavailableError
 from plasmavmc.guest.api import GuestChannel, VolumeChannel
 from plasmavmc.hypervisor.backend import Growing, HypervisorBackend, Pausable
-from plasmavmc.stillness import Stillness
+from plasmavmc.stillness import TURN_S, Stillness
 from plasmavmc.types import VmHandle
 
 
@@ -30,11 +30,12 @@ class RunningVm:
         Raises:
             ConflictError: `cannot-grow`, its backend cannot.
             GuestError: `volume-…`, the guest could not.
-            HostError, UnavailableError: the VMM did not; `volume-busy`, it has ended.
+            HostError, UnavailableError: the VMM did not; `volume-busy`, it has ended; `vm-busy`, a copy of a volume of it
+                takes long.
         """
         if not isinstance(self.backend, Growing):
             raise self._cannot("cannot-grow", "have a disk grow while it runs")
-        async with self._turn():
+        async with self._turn(TURN_S):
             await self.backend.grow_disk(self.handle, disk, size_bytes)
             await self._guest().grow_volume(disk, size_bytes)
 
@@ -61,8 +62,8 @@ class RunningVm:
             yield
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        async with self.stillness.turn():
+    async def _turn(self, within_s: float | None = None) -> AsyncIterator[None]:
+        async with self.stillness.turn(within_s):
             if not self.runs():
                 raise UnavailableError(
                     "volume-busy",

@@ -30,6 +30,8 @@ from plasmavmc.errors import CapacityError, HostError, PlasmaError
 from plasmavmc.states import VmState
 from plasmavmc.types import VmHandle, VmSpec, VmStatus, vm_key
 
+COPYING = "copy"
+"""The step of a VM that stands still to be copied: no snapshot of it comes to count."""
 RETRY_S = 5.0
 """From an attempt to write what could not be written to the next."""
 _ADDRESSES = (IPv4Address, IPv4Network, IPv6Address, IPv6Network)
@@ -134,7 +136,7 @@ class Records:
             with fresh.open("wb") as stream:
                 os.fchmod(stream.fileno(), 0o600)
                 stream.write(msgspec.json.encode(redacted, enc_hook=_encode_address))
-                if record.status.state in _OUTLIVES_HOST:
+                if _outlives_host(record.status):
                     stream.flush()
                     os.fsync(stream.fileno())
             fresh.replace(path)
@@ -166,6 +168,10 @@ class Records:
             except (msgspec.DecodeError, ValueError):
                 path.replace(path.with_suffix(".damaged"))
         return records
+
+
+def _outlives_host(status: VmStatus) -> bool:
+    return status.state in _OUTLIVES_HOST and status.reason_code != COPYING
 
 
 def _refused(vm_id: str, error: OSError) -> PlasmaError:

@@ -25,16 +25,15 @@ from plasmavmc.errors import ConflictError, PlasmaError
 from plasmavmc.forking import Template, check_forkable, take_template
 from plasmavmc.guest.api import GuestCard, GuestChannel, GuestNetwork
 from plasmavmc.machine import Machine
-from plasmavmc.records import VmRecord
+from plasmavmc.records import COPYING, VmRecord
 from plasmavmc.standing import plain_card, suspendable
 from plasmavmc.states import VmState
+from plasmavmc.stillness import TURN_S
 from plasmavmc.suspending import resume, take_snapshot
 from plasmavmc.types import VmHandle
 
 _BETWEEN = frozenset({VmState.SUSPENDING, VmState.RESUMING})
 _MAY_SLEEP = _BETWEEN | {VmState.RUNNING, VmState.SUSPENDED}
-TURN_S = 60.0
-"""For a copy of a volume to be done, for which the VM stands still, before it is suspended or copied itself."""
 ADOPT_S = 5.0
 """For a guest that stood still to run on after a restart, before the engine goes on without waiting for it."""
 
@@ -92,12 +91,15 @@ class SuspendableMachine(Machine):
 
         Raises:
             ConflictError: its state forbids it, or the snapshot is of another VM or host.
-            PlasmaError: it failed, with the reason. Where the snapshot still counts the VM stays suspended.
+            PlasmaError: it failed, with the reason; or its last VMM does not end. Where the snapshot still counts the VM
+                stays suspended.
         """
+        if self.state is VmState.SUSPENDED and self._pausing is not None:
+            await self._or_hangs(asyncio.wait({self._pausing}))  # its last VMM is being ended; two have not the same id
         if self.state is VmState.RUNNING:
             return
         resuming = self._pausing
-        if self.state is VmState.SUSPENDED and self._leaving is None:
+        if self.state is VmState.SUSPENDED and (self._leaving is None or self._leaving.done()):
             resuming = self._pause(self._resume(), VmState.RESUMING, "snapshot")
         if self.state is not VmState.RESUMING or resuming is None:
             raise self._forbidden("resumed")
@@ -120,7 +122,7 @@ class SuspendableMachine(Machine):
                 taken.append(await take_template(self.record, self.key, channel, self._parts))
 
         try:
-            await self._give_up_with_caller(self._pause(take(), VmState.SUSPENDING, "copy"))
+            await self._give_up_with_caller(self._pause(take(), VmState.SUSPENDING, COPYING))
         except BaseException:
             for template in taken:
                 await template.aclose()
@@ -146,15 +148,16 @@ class SuspendableMachine(Machine):
         await self._settle_pause()
         await self.cleared()
         if self.state is VmState.SUSPENDED:
-            if self._leaving is None or self._leaving.done():
-                self._leaving = asyncio.create_task(self._leave(), name=f"end {self.spec.id}")
-            await asyncio.shield(self._leaving)
+            leaving = self._leaving
+            if leaving is None or leaving.done():
+                leaving = self._leaving = asyncio.create_task(self._leave(), name=f"end {self.spec.id}")
+            await asyncio.shield(leaving)
         else:
             await super().stop(grace_s)
 
     async def _leave(self) -> None:
-        self.record = replace(self.record, asked=True)
         await self._parts.snapshots.delete(self.key)
+        self.record = replace(self.record, asked=True)
         await self._finish(VmState.STOPPED, "stopped", "stopped while it was suspended")
 
     async def let_go(self) -> None:
@@ -170,6 +173,8 @@ class SuspendableMachine(Machine):
                 pausing.cancel()
                 await asyncio.wait({pausing})
         await self.cleared()
+        if self._leaving is not None:
+            await asyncio.wait({self._leaving})
         if self.state is not VmState.SUSPENDED:
             await super().let_go()
 
@@ -277,7 +282,8 @@ class SuspendableMachine(Machine):
     def _paused(self, pausing: asyncio.Task[None]) -> None:
         """It is over, well or not; one that was given up or failed before it counted lets the VM be what it was. One that
         counts, and was let go of while its VMM did not end, is the next engine's."""
-        self._pausing = None
+        if self._pausing is pausing:
+            self._pausing = None
         if not pausing.cancelled():
             pausing.exception()  # it may be that nobody waits for it any more
         goes_on = self._trouble is None and not self._parts.snapshots.has(self.key)
@@ -304,7 +310,7 @@ class SuspendableMachine(Machine):
         if not self._certain:
             self._certain = True
             pausing.cancel()
-        while not pausing.done():
+        while self._pausing is pausing:  # until `_paused` was told; that it is done is not enough
             await self._or_hangs(asyncio.wait({pausing}))
 
     # What is under way
@@ -331,10 +337,13 @@ class SuspendableMachine(Machine):
         await self._release(suspended=True)
         with suppress(OSError):
             self._log.flush()
-        status = replace(self.record.status, guest_ready=False, endpoints=(), private_address="", reason="")
+        status = replace(
+            self.record.status, guest_ready=False, endpoints=(), private_address="", reason="", reason_code=""
+        )
         self.record = replace(self.record, handle=self._left, status=status)
         if self.state is VmState.SUSPENDED:
             self._parts.records.keep(self.record)
+            self._changed()
         self._move(VmState.SUSPENDED)
 
     async def _resume(self) -> None:

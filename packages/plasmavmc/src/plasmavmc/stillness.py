@@ -22,6 +22,10 @@ from plasmavmc.host.threads import to_its_end
 from plasmavmc.hypervisor.backend import Pausable
 from plasmavmc.types import VmHandle
 
+TURN_S = 60.0
+"""For a copy of a volume to be done, for which the VM stands still, before it is suspended or copied itself, or has another
+volume grow."""
+
 log = structlog.get_logger("plasmavmc.stillness")
 
 

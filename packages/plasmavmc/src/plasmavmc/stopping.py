@@ -1,13 +1,14 @@
 """A VM's stop: its workload is asked to end and given its time, before its VMM is ended.
 
-Theory. There is one stop of a VM, from the first order on. The time that the first gave is kept: a later order may bring
-the end nearer, and never puts it off. The guest's init has a clock of its own for the first order's time; of a shorter one
-it learns when that is over, by being told to kill the workload.
+Theory. There is one stop of a VM, from the first order on. The time that the first gave is kept, and begins when the guest
+is told: a later order may bring the end nearer, and never puts it off. The guest's init has a clock of its own for the
+first order's time; of a shorter one it learns when that is over, by being told to kill the workload.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import suppress
 
 from plasmavmc.errors import PlasmaError
@@ -25,7 +26,10 @@ class Stop:
 
     def __init__(self, grace_s: float) -> None:
         self._loop = asyncio.get_running_loop()
-        self._by = self._loop.time() + grace_s
+        self._grace_s = grace_s
+        self._by = math.inf
+        """The moment at which its time is over, as far as it is known yet."""
+        self._told = False
         self._grace: asyncio.Timeout | None = None
         self._hurried = False
 
@@ -34,15 +38,17 @@ class Stop:
         by = self._loop.time() + grace_s
         if by >= self._by:
             return
-        self._by, self._hurried = by, True
+        self._by, self._hurried = by, self._told
         if self._grace is not None and not self._grace.expired():
             self._grace.reschedule(by)
 
     async def carry_out(self, channel: GuestChannel, signal: str, ended: asyncio.Event) -> None:
         """Return when the VM has ended, or its time is over and its VMM is to be ended. A guest that cannot be asked has no
         time."""
+        now, self._told = self._loop.time(), True
+        self._by = min(self._by, now + self._grace_s)
         with suppress(PlasmaError, TimeoutError):
-            await _order(channel, signal, max(0.0, self._by - self._loop.time()))
+            await _order(channel, signal, max(0.0, self._by - now))
             await self._wait(ended)
             if self._hurried and not ended.is_set():
                 await _order(channel, KILL, 0)

@@ -176,6 +176,7 @@ class Volumes:
             InvalidSpecError: `size_bytes`, or it is less than now.
             ConflictError: `volume-held`, by a VM that does not run now.
             GuestError: the guest did not grow it; it does so at its next start.
+            UnavailableError: `vm-busy`, a copy of a volume of its VM takes long; its guest does not see yet that it grew.
             CapacityError, HostError: as `create`.
         """
         check_size(size_bytes)

@@ -9,6 +9,7 @@ Source: proc(5), pidfd_open(2).
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -21,8 +22,8 @@ from plasmavmc.host.operations import ProcessId
 
 PROC = Path("/proc")
 _MAX_PROC_FILE = 64 * 1024
-_LARGEST_PID = 2**22
-"""proc(5), `/proc/sys/kernel/pid_max`."""
+_NO_PROCESS = frozenset({errno.ESRCH, errno.EINVAL, errno.ENOENT})
+"""pidfd_open(2): nothing has this number, or a thread that leads no others (EINVAL, of newer kernels ENOENT)."""
 _ENDED_STATES = "ZXx"
 
 
@@ -88,15 +89,28 @@ def argv_of(pid: int) -> tuple[str, ...]:
     return tuple(_read(pid, "cmdline").split("\0")[:-1])
 
 
+def opened(process: ProcessId) -> int | None:
+    """A pidfd of what has the number of this process, or None where that has ended. Whether it is this very process is told
+    by `is_alive` while the pidfd is open.
+
+    Raises:
+        OSError: no descriptor is to be had.
+    """
+    if not is_alive(process):  # its number may be a thread's by now, of which there is no pidfd
+        return None
+    try:
+        return os.pidfd_open(process.pid)
+    except OSError as error:
+        if error.errno in _NO_PROCESS:
+            return None
+        raise
+
+
 @contextmanager
 def held(process: ProcessId) -> Iterator[int | None]:
     """A pidfd of this very living process for the length of the block, or None where it has ended."""
-    if not 0 < process.pid <= _LARGEST_PID:
-        yield None
-        return
-    try:
-        pidfd = os.pidfd_open(process.pid)
-    except ProcessLookupError:
+    pidfd = opened(process)
+    if pidfd is None:
         yield None
         return
     try:

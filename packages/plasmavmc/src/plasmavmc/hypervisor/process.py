@@ -18,7 +18,7 @@ from pathlib import Path
 from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.host.operations import Host, ProcessId, Spawned
 from plasmavmc.host.pressure import pressure_of
-from plasmavmc.host.processes import is_alive
+from plasmavmc.host.processes import is_alive, opened
 from plasmavmc.hypervisor.backend import VmmExit
 from plasmavmc.hypervisor.console import Tail
 from plasmavmc.types import VmHandle, VmUsage
@@ -76,11 +76,10 @@ class VmmProcess:
     @classmethod
     def adopted(cls, host: Host, key: str, process: ProcessId) -> VmmProcess | None:
         """Watch a process of an earlier life of ours; None where it has ended."""
-        try:
-            pidfd = os.pidfd_open(process.pid)
-        except (ProcessLookupError, ValueError):
+        pidfd = opened(process)
+        if pidfd is None:
             return None
-        if not is_alive(process):  # after the pidfd is open, so that it is this process which the pidfd holds
+        if not is_alive(process):  # again, after the pidfd is open, so that it is this process which the pidfd holds
             os.close(pidfd)
             return None
         return cls(host, key, process, pidfd, stdout=None)

@@ -156,6 +156,15 @@ class ImageStore:
         directory = self._directory(digest)
         return _kind_in(directory) if directory.exists() else None
 
+    def config_of(self, digest: str) -> ImageConfig | None:
+        """What an image says of its workload; None where it is not here. Nothing of it is verified, so it is cheap to ask;
+        one that an older builder made counts too, for a VM may still run from it."""
+        for directory in self._images.glob(f"{hex_of(digest)}-*"):
+            image = self._read(directory)
+            if image is not None:
+                return image.config
+        return None
+
     def content_digest(self, digest: str) -> str:
         """sha256 of what was built of an image, as `ensure` gave it out. One manifest may have been built differently on
         hosts whose programs differ.

@@ -22,7 +22,7 @@ import structlog
 
 FORMAT = 1
 _LARGEST = 256 * 1024
-"""Bytes of a file that is made short again."""
+"""Bytes of a file that is made short again, if that makes it half as long at least."""
 _OUT, _BACK = "+", "-"
 
 log = structlog.get_logger("plasmavmc.addresses")
@@ -36,9 +36,11 @@ class AddressBook:
         self._path = path
         self._entries: dict[int, str] = {}
         """The last word on each address, by its number; the oldest first."""
-        self._was_out: set[int] = set()
-        """When this began."""
+        self._known: set[int] = set()
+        """Those of which it is on the disk that they were given out once."""
         self._bytes = 0
+        self._short = 0
+        """Bytes of the file when it was last written anew."""
         self._whole = False
         """The file has all entries."""
         self._failing = False
@@ -55,10 +57,10 @@ class AddressBook:
         self._enter([self._number(address) for address in addresses], _OUT, sync=True)
 
     def claim(self, address: IPv4Address) -> None:
-        """This one is somebody's already; as `give_out`, if it was not out when this began."""
+        """This one is somebody's already; as `give_out`, if the disk does not know yet that somebody had it."""
         number = self._number(address)
         if self._entries.get(number) != _OUT:
-            self._enter([number], _OUT, sync=number not in self._was_out)
+            self._enter([number], _OUT, sync=number not in self._known)
 
     def take_back(self, address: IPv4Address) -> None:
         """This one came back just now."""
@@ -75,8 +77,8 @@ class AddressBook:
             return
         text = "".join(f"{word}{number}\n" for number in numbers)
         try:
-            if self._whole and self._bytes + len(text) <= _LARGEST:
-                self._append(self._path, text, sync=sync)
+            if self._whole and self._bytes + len(text) <= max(_LARGEST, 2 * self._short):
+                self._append(self._path, text, numbers, sync=sync)
             else:
                 self._rewrite(self._path)
         except OSError as error:
@@ -87,7 +89,7 @@ class AddressBook:
         else:
             self._failing = False
 
-    def _append(self, path: Path, text: str, *, sync: bool) -> None:
+    def _append(self, path: Path, text: str, numbers: Sequence[int], *, sync: bool) -> None:
         self._whole = False
         with path.open("r+b", buffering=0) as file:
             file.seek(0, os.SEEK_END)
@@ -95,6 +97,7 @@ class AddressBook:
                 raise OSError("it was not written whole")
             if sync:
                 os.fsync(file.fileno())
+                self._known.update(numbers)
         self._bytes += len(text)
         self._whole = True
 
@@ -111,7 +114,9 @@ class AddressBook:
             os.fsync(directory)
         finally:
             os.close(directory)
-        self._bytes, self._whole = len(text), True
+        self._bytes = self._short = len(text)
+        self._whole = True
+        self._known.update(self._entries)
 
     @property
     def _head(self) -> str:
@@ -139,4 +144,4 @@ class AddressBook:
         for number in out:
             del self._entries[number]
         self._entries.update(dict.fromkeys(out, _BACK))
-        self._was_out.update(out)
+        self._known.update(out)

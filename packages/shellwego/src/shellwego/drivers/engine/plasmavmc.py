@@ -10,6 +10,8 @@ from dataclasses import replace
 from ipaddress import IPv6Address
 from pathlib import Path
 
+import structlog
+
 from plasmavmc.host import capacity
 from plasmavmc.host.operations import ProcessId, Source
 from plasmavmc.host.ports import NOTHING_PUBLISHED, PublishSite
@@ -47,6 +49,8 @@ from shellwego.ports.streams import StreamKind, StreamRequest
 
 SNAPSHOT_HOSTS_S = 60.0
 """How long what snapshots depend on here is believed to be the same."""
+
+_log = structlog.get_logger("shellwego.engine")
 
 
 class PlasmaEngine:
@@ -175,7 +179,13 @@ class PlasmaEngine:
         if vm_id not in self._stops:
             task = asyncio.create_task(self._manager.stop(vm_id, grace_s), name=f"stop {vm_id}")
             self._stops[vm_id] = task
-            task.add_done_callback(lambda _task: self._stops.pop(vm_id, None))
+            task.add_done_callback(lambda over: self._stopped(vm_id, over))
+
+    def _stopped(self, vm_id: str, over: asyncio.Task[Vm]) -> None:
+        """A stop is over. Nobody waits for it, so this is the place where it is told why it failed."""
+        self._stops.pop(vm_id, None)
+        if not over.cancelled() and (error := over.exception()) is not None:
+            _log.warning("engine.not_stopped", vm=vm_id, reason=str(error) or type(error).__name__)
 
     async def restrict(self, vm_id: str, egress: Sequence[Destination] | None) -> None:
         with translated():
