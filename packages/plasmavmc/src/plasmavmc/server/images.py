@@ -131,13 +131,15 @@ class EngineImages:
     # ImageApi
 
     async def register(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> AsyncIterator[ImageProgress | Image]:
-        """Raises besides `CapacityError`: `too-many`, the principal has as many waiting as it may, or all as many under way."""
+        """Raises besides `CapacityError`: `too-many`, the principal has as many waiting as it may, or all have under way."""
         is_upload = isinstance(order.source, Upload)
         report = _Report(ImageProgress("upload" if is_upload else "resolve"))
-        async with (self._uploads if is_upload else self._pulls).one(order.principal):
-            async with aclosing(_followed(self._take(order, chunks, report), report)) as told:
-                async for each in told:
-                    yield each
+        async with (
+            (self._uploads if is_upload else self._pulls).one(order.principal),
+            aclosing(_followed(self._take(order, chunks, report), report)) as told,
+        ):
+            async for each in told:
+                yield each
 
     async def get_image(self, scope: Scope, image: str) -> Image:
         return self._measured(self._catalogue.find(scope, image))

@@ -44,7 +44,7 @@ Doomed = Callable[[bytes], bool]
 
 
 class Departed:
-    """Of one installation. `forget` makes the kernel forget and `crowded` says whether it has little room, as `conntrack`."""
+    """Of one installation. `forget` makes the kernel forget and `crowded` says if it has little room; `conntrack`."""
 
     def __init__(
         self, forget: Callable[[Doomed], None] = conntrack.forget, crowded: Callable[[], bool] = conntrack.crowded
