@@ -188,7 +188,7 @@ def test_what_other_nodes_say_at_a_tunnels_port_goes_to_no_vm_whatever_is_publis
         (PortName(Transport.TCP, 0),),
         (PortName(Transport.TCP, 65_536),),
         (PortName(Transport.TCP, 20_000), PortName(Transport.TCP, 20_000)),
-        tuple(PortName(Transport.TCP, number) for number in range(1, MAX_PORTS + 2)),
+        tuple(PortName(Transport.TCP, number) for number in range(1, MAX_PORTS + 3)),
     ],
     ids=["none", "too high", "twice", "too many"],
 )

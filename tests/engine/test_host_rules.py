@@ -15,7 +15,8 @@ from plasmavmc.host.helper.rules_members import Marks
 from plasmavmc.host.helper.rules_policy import listed
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import RESOLVER_PORT, Bridge, Member, Peer, RuleSet
-from plasmavmc.host.ports import PortName, Transport
+from plasmavmc.host.ports import Answerer, PortName, PublishedPort, Transport
+from plasmavmc.network.members import Members
 from plasmavmc.policy import Destination, IpProtocol
 from plasmavmc.types import mac_of, vm_key
 
@@ -177,6 +178,7 @@ def test_of_other_nodes_hosts_vms_reach_published_ports_only() -> None:
     assert "set published { type inet_proto . inet_service; elements = { tcp . 20000, udp . 20001 }; }" in text
     assert "ip daddr @hosts jump to_node" in chain("leaving", text)
     assert chain("to_node", text) == [
+        "meta l4proto icmp ct state related return",
         "meta l4proto . th dport @published return",
         "tcp dport { 80, 443 } return",
         "drop",
@@ -322,3 +324,14 @@ def follow(held: dict[str, set[str]], change: str) -> None:
                 held[place].remove(keys[element])
             else:
                 held[place].add(element)
+
+
+def test_vms_reach_edges_of_other_nodes_where_those_listen() -> None:
+    peer = Peer(IPv4Network("10.64.16.0/20"), IPv4Address("192.0.2.2"))
+    members = Members(NAMES, IPv4Network("10.64.0.0/20"), web_port=8080)
+    members.peers = (peer,)
+    edge = PortName(Transport.TCP, 8080)
+    assert members.rules().published == (edge,)
+    one = PublishedPort(Transport.TCP, 20_000, (Answerer("vm", IPv4Address("10.64.16.9"), 80),))
+    members.published.publish([one])
+    assert members.rules().published == (edge, PortName(Transport.TCP, 20_000))

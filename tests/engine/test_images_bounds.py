@@ -113,6 +113,10 @@ class TestMembers:
         passes(data)
         assert refused(data, ImageLimits(metadata_bytes=100_000)) == "image-too-large"
 
+    @pytest.mark.parametrize("kind", [b"x", b"g"])
+    def test_extended_headers_of_no_member_are_nothing(self, kind: bytes) -> None:
+        passes(header("h", kind, records(("mtime", b"5"))) + layer())
+
     @pytest.mark.parametrize("number", ["--5", "-", "", "- 5", "\u0665"])
     def test_a_number_that_is_none_is_refused(self, number: str) -> None:
         data = header("h", b"x", records(("mtime", number.encode() or b"."))) + layer(entry("a"))

@@ -162,7 +162,7 @@ async def test_connections_of_a_vm_that_is_gone_open_nothing_to_or_from_the_next
         assert [each.said for each in host.heard_until("its answer")] == ["its answer"]
 
 
-async def test_connections_of_vms_that_stay_outlive_those_that_go_and_a_restart(a_world: World) -> None:
+async def test_connections_outlive_other_vms_that_go_and_the_vms_own_sleep_and_a_restart(a_world: World) -> None:
     network = a_world.networks[0]
     stays = await a_world.add_vm("stays", network, "project_c")
     goes = await a_world.add_vm("goes", network, "project_c")
@@ -175,6 +175,14 @@ async def test_connections_of_vms_that_stay_outlive_those_that_go_and_a_restart(
         await network.release(vm_key("vm_goes"))
         other.say(FAR_PORT, "still there", HOST_OUTSIDE, seen.sender_port)
         assert one.heard_until("still there")
+        await network.release(vm_key("vm_stays"))
+        await network.adopt(vm_key("vm_stays"), nic("stays", "project_c"), IPv4Address(stays.ip))
+        await network.settle()
+        other.say(FAR_PORT, "awake again", HOST_OUTSIDE, seen.sender_port)
+        assert one.heard_until("awake again")
+        heir = replace(nic("goes", "project_d"), ipv4=IPv4Address(goes.ip))
+        await network.adopt(vm_key("vm_goes"), heir, IPv4Address(goes.ip))
+        await network.settle()
         assert remembered_of(a_world, goes.ip) == []
         a_world.helpers[0].restart()
         subnet = stays.attachment.lease.network

@@ -158,7 +158,6 @@ async def test_an_uploads_messages_are_bounded_and_in_order(rig: RpcRig, monkeyp
         ([image_pb2.RegisterImageRequest(chunk=b"x")], "start"),
         ([start, start], "chunk"),
         ([start, image_pb2.RegisterImageRequest(chunk=bytes((1 << 20) + 1))], "chunk"),
-        ([start, image_pb2.RegisterImageRequest(chunk=b"")], "chunk"),
         ([image_pb2.RegisterImageRequest(start=image_pb2.RegisterImageStart())], "start"),
     ]
     async with grpc.aio.insecure_channel(rig.address) as channel:
@@ -173,6 +172,27 @@ async def test_an_uploads_messages_are_bounded_and_in_order(rig: RpcRig, monkeyp
         await stalls.write(start)
         with pytest.raises(grpc.aio.AioRpcError, match="no chunk came"):
             [answer async for answer in stalls]
+
+
+async def test_an_empty_chunk_is_none(rig: RpcRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such is the last that some clients read of a file; who sends nothing else sends nothing."""
+    start = image_pb2.RegisterImageRequest(start=image_pb2.RegisterImageStart(tar_upload=True))
+    empty = image_pb2.RegisterImageRequest(chunk=b"")
+    whole = [start, image_pb2.RegisterImageRequest(chunk=oci_layout(hello())), empty]
+
+    async def for_ever() -> AsyncIterator[image_pb2.RegisterImageRequest]:
+        yield start
+        while True:
+            yield empty
+            await asyncio.sleep(0.01)
+
+    async with grpc.aio.insecure_channel(rig.address) as channel:
+        call = ImageServiceStub(channel).RegisterImage(iter(whole), metadata=METADATA)
+        assert [answer async for answer in call][-1].HasField("image")
+        monkeypatch.setattr(image_service, "CHUNK_DEADLINE_S", 0.1)
+        with pytest.raises(grpc.aio.AioRpcError, match="no chunk came"):
+            async with asyncio.timeout(10):
+                [answer async for answer in ImageServiceStub(channel).RegisterImage(for_ever(), metadata=METADATA)]
 
 
 async def test_an_upload_that_trickles_is_given_up(rig: RpcRig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,25 +235,27 @@ async def test_uploads_that_stall_keep_nobody_elses_image_out(rig: RpcRig) -> No
             assert (await register(root, upload("app", ACME), oci_layout(hello()))).digest == hello().digest
 
 
-async def test_a_principal_has_two_uploads_at_a_time(rig: RpcRig) -> None:
+async def test_a_principal_has_two_uploads_at_a_time_and_some_more_that_wait(rig: RpcRig) -> None:
     async with rig.client("operator") as client:
         async with uploading(client), uploading(client):
+            waiting = [asyncio.create_task(register(client, upload("later"), oci_layout(hello()))) for _ in range(8)]
 
             async def refused() -> bool:
                 """With its reason, that is: gRPC hides it at times from who is still sending."""
                 with pytest.raises((CapacityError, UnavailableError)) as told:
-                    await register(client, upload("third"), oci_layout(hello()))
+                    async with asyncio.timeout(10):
+                        await register(client, upload("more"), oci_layout(hello()))
                 return (told.value.code, told.value.temporary) == ("too-many", True)
 
-            await until(refused, "the third is refused with its reason")
+            await until(lambda: _true(rig.images._uploads._lines["operator"].length == 10), "all wait")
+            await until(refused, "one more is refused with its reason")
+            assert not any(each.done() for each in waiting)
+        async with asyncio.timeout(20):
+            assert {image.digest for image in await asyncio.gather(*waiting)} == {hello().digest}
 
-        async def room() -> bool:
-            try:
-                return bool(await register(client, upload("third"), oci_layout(hello())))
-            except (CapacityError, UnavailableError):
-                return False
 
-        await until(room, "those that were given up count no more")
+async def _true(value: bool) -> bool:
+    return value
 
 
 async def test_an_image_that_comes_while_another_is_collected_keeps_its_layers(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, cast
 
 import grpc
@@ -12,7 +12,9 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from plasmavmc.errors import CapacityError
 from plasmavmc.rpc.services import VM_SERVICE
+from plasmavmc.rpc.shares import Lines
 from plasmavmc.rpc.v1 import vm_pb2
 from plasmavmc.rpc.v1.vm_pb2_grpc import VmServiceStub
 from tests.rpc.raw_http2 import ClosedWindow
@@ -59,22 +61,57 @@ async def test_strangers_who_watch_health_take_no_calls_from_those_who_are_known
 
 
 async def test_a_principal_has_a_share_of_the_streams_and_others_have_theirs(rig: RpcRig) -> None:
-    async with grpc.aio.insecure_channel(rig.address) as channel:
-        stub, watch = VmServiceStub(channel), vm_pb2.WatchVmsRequest()
-        watches = [stub.WatchVms(watch, metadata=token("operator")) for _ in range(MORE_THAN_A_SHARE)]
-        async with cancelled(watches):
+    """More than one connection may have: many commands on a host, say, that one user runs."""
+    async with AsyncExitStack() as stack:
+        own = (("grpc.use_local_subchannel_pool", 1),)
+        first, *more = [
+            VmServiceStub(await stack.enter_async_context(grpc.aio.insecure_channel(rig.address, options=own)))
+            for _ in range(3)
+        ]
+        watch = vm_pb2.WatchVmsRequest()
+
+        def open_all(stub: VmServiceStub) -> list[Any]:
+            return [stub.WatchVms(watch, metadata=token("operator")) for _ in range(MORE_THAN_A_SHARE)]
+
+        usual = open_all(first)
+        assert grpc.aio.EOF not in await asyncio.gather(*(cast("Any", call).read() for call in usual))
+        watches = [call for stub in more for call in open_all(stub)]
+        async with cancelled([*usual, *watches]):
             assert set(await refused(watches)) == {BUSY}
-            await stub.ListVms(vm_pb2.ListVmsRequest(), metadata=token("operator"), timeout=10)
-            other = stub.WatchVms(watch, metadata=token("stranger"))
+            other = first.WatchVms(watch, metadata=token("stranger"))
             assert await cast("Any", other).read() is not grpc.aio.EOF
 
         async def room() -> bool:
-            again = cast("Any", stub.WatchVms(watch, metadata=token("operator")))
+            again = cast("Any", first.WatchVms(watch, metadata=token("operator")))
             with suppress(grpc.aio.AioRpcError):
                 return await again.read() is not grpc.aio.EOF
             return False
 
         await until(room, "what was let go can be had again")
+
+
+async def test_who_has_his_share_of_a_line_waits_for_nobody_but_himself() -> None:
+    lines, done = Lines("pulls", each=2, most=5, waiting=1), asyncio.Event()
+    inside: list[str] = []
+
+    async def one(who: str) -> None:
+        async with lines.one(who):
+            inside.append(who)
+            await done.wait()
+
+    async with asyncio.TaskGroup() as tasks:
+        for who in ("a", "a", "a", "b"):
+            tasks.create_task(one(who))
+        await until(lambda: _true(len(inside) == 3), "those within their share are in")
+        assert sorted(inside) == ["a", "a", "b"]
+        with pytest.raises(CapacityError, match="1 pulls of yours wait"):
+            await one("a")
+        done.set()
+    assert sorted(inside) == ["a", "a", "a", "b"]
+
+
+async def _true(value: bool) -> bool:
+    return value
 
 
 @pytest.mark.parametrize("method", ["/plasmavmc.v1.VmService/GetVm", "/plasmavmc.v1.VmService/WatchVms"])

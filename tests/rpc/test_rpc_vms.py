@@ -293,6 +293,16 @@ async def test_a_vm_that_is_made_anew_keeps_the_memory_it_was_promised(rig: RpcR
             await reached(client, "vm_one", VmState.RUNNING)
 
 
+async def test_a_vm_is_restarted_where_more_memory_was_promised_than_there_is(rig: RpcRig) -> None:
+    async with rig.client("operator") as client:
+        await client.vms.create(rig.spec(), start=True)
+        await reached(client, "vm_one", VmState.RUNNING)
+        rig.node._capacity = replace(rig.node._capacity, memory_bytes=0)
+        await client.vms.restart("vm_one")
+        with pytest.raises(CapacityError):
+            await client.vms.create(rig.spec("two"))
+
+
 async def test_networks_of_the_same_name_in_two_projects_are_two(rig: RpcRig) -> None:
     async with rig.client() as root:
         ours = await root.vms.create(rig.spec("ours", ACME))

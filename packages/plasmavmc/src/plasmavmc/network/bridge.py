@@ -33,8 +33,8 @@ from plasmavmc.types import NO_LIMIT, NetworkSpec, NetworkUsage
 
 class BridgeNetwork:
     """`NetworkBackend` for Linux. `clock` is monotonic, in seconds; so long after the last VM a tap is made ahead. `publish`
-    is as the root helper was told. Each VM may have so many `connections` (`network.limits`); 0: any number. `book`
-    remembers addresses over restarts."""
+    is as the root helper was told. Each VM may have so many `connections` (`network.limits`); 0: any number. Edges of the
+    platform listen at `web_port`; 0: at those of the web only. `book` remembers addresses over restarts."""
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class BridgeNetwork:
         publish: PublishSite = NOTHING_PUBLISHED,
         peace_s: float = PEACE_S,
         connections: int = 0,
+        web_port: int = 0,
         book: AddressBook | None = None,
     ) -> None:
         self._host = host
@@ -55,7 +56,7 @@ class BridgeNetwork:
         self._publish = publish
         self._resolver = resolver
         self._clock = clock
-        self._members = Members(names, subnet, book)
+        self._members = Members(names, subnet, book, web_port)
         self._members.reach = reach
         self._routed = Routed()
         self._members.connections = connections

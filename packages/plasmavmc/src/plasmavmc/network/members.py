@@ -20,7 +20,9 @@ from plasmavmc.types import Lease, NetworkSpec, mac_of
 class Members:
     """The VMs of an installation's subnet."""
 
-    def __init__(self, names: HostNames, subnet: IPv4Network, book: AddressBook | None = None) -> None:
+    def __init__(
+        self, names: HostNames, subnet: IPv4Network, book: AddressBook | None = None, web_port: int = 0
+    ) -> None:
         self.bridge = Bridge(names.bridge, gateway_of(subnet), subnet)
         self._names = names
         self._pool = AddressPool(subnet, book)
@@ -33,7 +35,7 @@ class Members:
         """Members may ask the gateway for names."""
         self.reach = PLAINLY
         """How other nodes reach this one."""
-        self.published = Publishing()
+        self.published = Publishing(web_port)
         """Ports of the platform."""
         self.connections = 0
         """So many each may have; 0: any number."""

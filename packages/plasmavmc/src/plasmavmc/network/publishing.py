@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from plasmavmc.host.operations import Member, Peer
-from plasmavmc.host.ports import Answerer, OpenPort, PortName, PublishedPort, Spot, within
+from plasmavmc.host.ports import Answerer, OpenPort, PortName, PublishedPort, Spot, Transport, within
 
 MAX_SPOTS = 60
 """VMs of one port that a host sends to: its slots are as many, which 2, 3, 4, 5 and 6 divide evenly."""
@@ -43,15 +43,16 @@ def open_ports(
 class Publishing:
     """What is published, and open of it here; worked out anew only where somebody that answers came or went."""
 
-    def __init__(self) -> None:
+    def __init__(self, web_port: int = 0) -> None:
+        self._web = (PortName(Transport.TCP, web_port),) if web_port else ()
         self._told: tuple[PublishedPort, ...] = ()
         self._published: tuple[PublishedPort, ...] = ()
         self._keys: tuple[str, ...] = ()
         self._retired: frozenset[str] = frozenset()
         self._basis: object = None
         self._open: tuple[OpenPort, ...] = ()
-        self.answered: tuple[PortName, ...] = ()
-        """Those at which somebody of the platform answers, whether or not this host does."""
+        self.answered: tuple[PortName, ...] = self._web
+        """Those at which somebody of the platform answers, whether or not this host does; its edges at `web_port`."""
 
     def publish(self, ports: Iterable[PublishedPort], offered: range = EVERY) -> bool:
         """These, and no others; this host answers at those of them that it offers. Whether they are new."""
@@ -61,7 +62,9 @@ class Publishing:
         self._told = told
         self._published = tuple(port for port in told if port.number in offered)
         self._keys = tuple({each.key for port in self._published for each in port.answerers})
-        self.answered = tuple(sorted({PortName(port.transport, port.number) for port in told if port.answerers}))
+        self.answered = tuple(
+            sorted({*self._web, *(PortName(port.transport, port.number) for port in told if port.answerers)})
+        )
         return True
 
     def retire(self, key: str) -> bool:

@@ -47,12 +47,14 @@ FIRST_S = 1.0
 """A call that is to be refused is waited for so long to bring its first request."""
 REQUEST_S = 30.0
 """From the opening of a call to its request, where it has one."""
-CALLS_EACH, CALLS = 320, 640
+CALLS_EACH, CALLS = 320, 1280
 """At once, with one answer: of one principal, and of all. A connection may have 256, so nobody who has one is refused."""
-STREAMS_EACH, STREAMS = 64, 1024
-"""The same with many answers, which may never end."""
+STREAMS_EACH, STREAMS = 512, 2048
+"""The same with many answers, which may never end: one for each command and each VM that somebody follows, and all who use a
+host as one user are one principal."""
 OPEN_EACH, OPEN = 32, 128
-"""Calls of the open services, from one address and from all; and the same of their streams."""
+"""Calls of the open services, from one address and from all; and the same of their streams. By a unix socket, which is one
+user's, all have no address."""
 REFUSALS = 128
 """At once that are waited for as `FIRST_S` says; more are refused without."""
 
@@ -200,7 +202,7 @@ class Gate(grpc.aio.ServerInterceptor):
     ) -> AsyncIterator[Callable[[], None]]:
         """The way of a call that anybody may make."""
         try:
-            _hold(context, shares, _address_of(context.peer()))
+            _hold(context, shares, _address_of(context.peer()) or str(id(context)))
             yield _no_check
         except PlasmaError as error:
             await self._refuse(context, requests, None, error, method)
@@ -252,8 +254,8 @@ def _hold(context: Context, shares: Shares, who: str) -> None:
 
 
 def _address_of(peer: str) -> str:
-    """Where a call comes from, without the port: `ipv4:192.0.2.1:4711` is `ipv4:192.0.2.1`."""
-    return peer.rpartition(":")[0] if peer.startswith("ip") else peer
+    """Where a call comes from, without the port: `ipv4:192.0.2.1:4711` is `ipv4:192.0.2.1`. Empty: by a unix socket."""
+    return peer.rpartition(":")[0] if peer.startswith("ip") else ""
 
 
 def _no_check() -> None:
@@ -313,8 +315,12 @@ class _Requests:
         try:
             async with asyncio.timeout(REQUEST_S):
                 return await anext(self)
-        except (TimeoutError, StopAsyncIteration):
+        except TimeoutError:
+            log.info("rpc.no_request", why="late")
             raise InvalidSpecError("request", f"none came within {REQUEST_S:g} s") from None
+        except StopAsyncIteration:
+            log.info("rpc.no_request", why="ended")
+            raise InvalidSpecError("request", "the call ended without one") from None
 
     async def first(self) -> None:
         """Return when the first has come, whatever it is; or when none comes."""

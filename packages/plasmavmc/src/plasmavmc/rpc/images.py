@@ -120,22 +120,28 @@ async def _chunks(messages: AsyncIterator[image_pb2.RegisterImageRequest]) -> As
         asked = time.monotonic()
         try:
             async with asyncio.timeout(CHUNK_DEADLINE_S):
-                message = await anext(messages)
+                chunk = await _next_chunk(messages)
         except StopAsyncIteration:
             return
         except TimeoutError:
             raise UnavailableError("upload-stalled", f"no chunk came for {CHUNK_DEADLINE_S:g} s") from None
         waited += time.monotonic() - asked
-        chunk = _checked_chunk(message)
         count += len(chunk)
         if waited > PATIENCE_S + count / _SLOWEST:
             raise UnavailableError("upload-slow", f"less than {_SLOWEST} bytes of it come per second")
         yield chunk
 
 
+async def _next_chunk(messages: AsyncIterator[image_pb2.RegisterImageRequest]) -> bytes:
+    """Past empty ones: such is the last that some read of a file."""
+    while True:
+        if chunk := _checked_chunk(await anext(messages)):
+            return chunk
+
+
 def _checked_chunk(message: image_pb2.RegisterImageRequest) -> bytes:
     if message.WhichOneof("message") != "chunk":
         raise InvalidSpecError("chunk", "only chunks follow the start")
-    if not 0 < len(message.chunk) <= MAX_CHUNK:
-        raise InvalidSpecError("chunk", f"it has {len(message.chunk)} bytes; 1 to {MAX_CHUNK} are taken")
+    if len(message.chunk) > MAX_CHUNK:
+        raise InvalidSpecError("chunk", f"it has {len(message.chunk)} bytes; at most {MAX_CHUNK} are taken")
     return message.chunk

@@ -11,7 +11,7 @@ from plasmavmc.rpc.gate import Gate
 from plasmavmc.types import MIB
 
 MAX_REQUEST = 4 * MIB
-MAX_CALLS = 2048
+MAX_CALLS = 4096
 """At once on one listener, watches and commands included; more are told RESOURCE_EXHAUSTED."""
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from plasmavmc.errors import CapacityError
@@ -46,6 +48,44 @@ class Shares:
         self._taken[who] -= 1
         if not self._taken[who]:
             del self._taken[who]
+
+
+class Lines:
+    """As `Shares`, but who has its share waits for more of it, in a line of its own, in which so many may be `waiting`."""
+
+    def __init__(self, what: str, *, each: int, most: int, waiting: int) -> None:
+        self._what = what
+        self._shares = Shares(what, each=each, most=most)
+        self._each = each
+        self._waiting = waiting
+        self._lines: dict[str, _Line] = {}
+
+    @asynccontextmanager
+    async def one(self, who: str) -> AsyncIterator[None]:
+        """Let `who` have one more within this, once it may.
+
+        Raises:
+            CapacityError: `too-many`, its line is full, or there are no more at all.
+        """
+        line = self._lines.setdefault(who, _Line(asyncio.Semaphore(self._each)))
+        if line.length >= self._each + self._waiting:
+            raise _used_up(f"{self._waiting} {self._what} of yours wait, which is as many as of one caller may")
+        line.length += 1
+        try:
+            async with line.places:
+                with self._shares.one(who):
+                    yield
+        finally:
+            line.length -= 1
+            if not line.length:
+                del self._lines[who]
+
+
+@dataclass(slots=True)
+class _Line:
+    places: asyncio.Semaphore
+    length: int = 0
+    """With those that have what they waited for."""
 
 
 def _used_up(words: str) -> CapacityError:

@@ -101,6 +101,8 @@ class EngineSite:
     """How other nodes reach this one."""
     publish: PublishSite = NOTHING_PUBLISHED
     """Ports of this host at which VMs may answer, as the root helper was told."""
+    web_port: int = 0
+    """At which edges of the platform listen on all its hosts, besides 80 and 443; 0: at none."""
     connections_per_vm: int = 0
     """So many each VM may have; 0: see `network.limits`."""
 
@@ -212,6 +214,7 @@ async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobSource | No
             resolver,
             reach=site.reach,
             publish=site.publish,
+            web_port=site.web_port,
             connections=_connections(site),
             book=AddressBook(subnet, site.data_dir / ADDRESSES_FILE),
         ),

@@ -7,7 +7,8 @@ an entry are its own for that while, and go the next time. While blobs are colle
 
 Bytes come as slowly as who sends them likes, so nothing that others need is held meanwhile: an upload lies in a file of its
 own, without a name, and takes one of the few slots for reading and building only when it is whole; a pull takes one when
-all its blobs are here. Who has too many under way is refused.
+all its blobs are here. Who has some under way waits with more, in a line of his own;
+with too many he is refused.
 
 What a manifest names is no proof that its maker has it. So a blob of a pulled image is taken from the store only where
 the scope has it already, in an image of its own or of everybody's; else it comes from the registry, whole.
@@ -48,7 +49,7 @@ from plasmavmc.images.store import BuiltImage, ImageStore
 from plasmavmc.images.wasm import is_wasm
 from plasmavmc.rpc.access import Reach
 from plasmavmc.rpc.api import Image, ImageOrder, ImageProgress, Upload, key_of_image
-from plasmavmc.rpc.shares import Shares
+from plasmavmc.rpc.shares import Lines
 from plasmavmc.server.catalogue import Catalogue
 from plasmavmc.types import SYSTEM_SCOPE, Scope, Vm
 
@@ -58,6 +59,8 @@ COLLECT_EVERY_S = 600.0
 UPLOADS_EACH, UPLOADS = 2, 16
 """At once, of one principal and of all: each may take as much of the disk as an image may."""
 PULLS_EACH, PULLS = 4, 32
+UPLOADS_WAITING, PULLS_WAITING = 8, 512
+"""Of one principal, until it has less under way."""
 _AT_ONCE = 4
 """Images that are read and built: each takes a core."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -118,8 +121,8 @@ class EngineImages:
         self._clock = clock
         self._platform = host_platform()
         self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._uploads = Shares("uploads", each=UPLOADS_EACH, most=UPLOADS)
-        self._pulls = Shares("pulls", each=PULLS_EACH, most=PULLS)
+        self._uploads = Lines("uploads", each=UPLOADS_EACH, most=UPLOADS, waiting=UPLOADS_WAITING)
+        self._pulls = Lines("pulls", each=PULLS_EACH, most=PULLS, waiting=PULLS_WAITING)
         self._intakes = 0
         self._collecting = asyncio.Lock()
         self._disk_bytes: dict[str, int] = {}
@@ -128,13 +131,15 @@ class EngineImages:
     # ImageApi
 
     async def register(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> AsyncIterator[ImageProgress | Image]:
-        """Raises besides `CapacityError`: `too-many`, the principal has as many under way as it may, or all have."""
+        """Raises besides `CapacityError`: `too-many`, the principal has as many waiting as it may, or all have under way."""
         is_upload = isinstance(order.source, Upload)
         report = _Report(ImageProgress("upload" if is_upload else "resolve"))
-        with (self._uploads if is_upload else self._pulls).one(order.principal):
-            async with aclosing(_followed(self._take(order, chunks, report), report)) as told:
-                async for each in told:
-                    yield each
+        async with (
+            (self._uploads if is_upload else self._pulls).one(order.principal),
+            aclosing(_followed(self._take(order, chunks, report), report)) as told,
+        ):
+            async for each in told:
+                yield each
 
     async def get_image(self, scope: Scope, image: str) -> Image:
         return self._measured(self._catalogue.find(scope, image))

@@ -96,7 +96,7 @@ class EngineNode:
         before = self._promises()
         more = sum(max(each.memory_bytes - _memory(before, vm_id), 0) for vm_id, each in wanted.items())
         left = self._capacity.memory_bytes - _sum(before.values()).memory_bytes
-        if more > left:
+        if more and more > left:  # who asks for no more is not refused where too much was promised before
             raise CapacityError(
                 "no-memory",
                 f"{more // MIB} MiB of memory are asked,"

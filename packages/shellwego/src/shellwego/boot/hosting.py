@@ -31,6 +31,7 @@ def engine_site(settings: UpSettings, installation: Installation, address: str, 
         subnet=IPv4Network(subnet) if subnet else None,
         reach=_reach(settings, address),
         publish=publish_site(settings),
+        web_port=settings.http_port,
     )
 
 

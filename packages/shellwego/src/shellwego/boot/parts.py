@@ -77,6 +77,7 @@ def _of_a_joined_host(directory: str, data_dir: str) -> Callable[[F], F]:
 @click.command(context_settings=_HELP)
 @_of_a_joined_host("/etc/shellwego/node", AGENT_DATA)
 @node_options
+@click.option("--http-port", type=int, help="Port where edges of the platform are reached. [80]")
 @click.option("--keep-vms", is_flag=True, default=None, help="Leave VMs running when the agent ends.")
 def agent(directory: Path, **flags: Any) -> None:
     """Run the VMs of this host, which joined a platform as a node, in the foreground.

@@ -21,6 +21,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
+from pathlib import Path
 
 from plasmavmc.host.helper.nft_elements import ATTRIBUTE, HEADER, NETLINK_NETFILTER
 
@@ -40,6 +41,16 @@ _TYPE = 0x3FFF
 _CHUNK = 1 << 17
 _AT_ONCE = 256
 _ANSWER_S = 20.0
+_FILL = Path("/proc/sys/net/netfilter")
+
+
+def crowded() -> bool:
+    """Whether more than half of the room is taken; False where that cannot be told."""
+    try:
+        taken, room = (int((_FILL / name).read_text()) for name in ("nf_conntrack_count", "nf_conntrack_max"))
+    except (OSError, ValueError):
+        return False
+    return taken > room // 2
 
 
 def forget(doomed: Callable[[bytes], bool]) -> None:

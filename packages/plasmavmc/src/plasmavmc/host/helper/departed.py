@@ -1,9 +1,13 @@
 """VMs that are gone, whose connections the kernel is to forget, before another VM has their address.
 
 Theory. Answers in a connection that is remembered are let in to whoever has the address, as long as somebody at the other
-end keeps it alive: nothing says that it was another VM that opened it. So with a VM go the connections that it opened, and
-those that it answered. This is done once the rules let it send nothing any more, and before it is told that they are in
-force, so before the next VM's guest runs.
+end keeps it alive: nothing says that it was another VM that opened it. So before another VM has an address, the connections
+that the last one opened there go, and those that it answered. This is done once the rules let that one send nothing any
+more, and before it is told that the new ones are in force, so before the next VM's guest runs.
+
+It waits until then, for nobody has the address meanwhile: a VM that sleeps finds its connections when it wakes, the kernel's
+memory is looked through once for all that went since, and a kernel that does not forget is in the way of those only who
+would get a used address. Where that memory is half full it does not wait much: somebody whose VMs come and go would fill it.
 
 It is another VM where anything but the address is other. Who was there before this process is not known: with the first
 rules go the connections of all addresses that no VM has.
@@ -11,7 +15,9 @@ rules go the connections of all addresses that no VM has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import errno
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
@@ -30,51 +36,78 @@ class _Holder(NamedTuple):
     ipv6: IPv6Address | None
 
 
+_MANY = 16
+"""So many addresses wait however full the kernel's memory is: to look through it takes a while where it is."""
+
 Doomed = Callable[[bytes], bool]
 """Whether an address, by its four or sixteen bytes, is one whose connections go."""
 
 
 class Departed:
-    """Of one installation. `forget` makes the kernel forget, as `conntrack` does."""
+    """Of one installation. `forget` makes the kernel forget and `crowded` says if it has little room; `conntrack`."""
 
-    def __init__(self, forget: Callable[[Doomed], None] = conntrack.forget) -> None:
+    def __init__(
+        self, forget: Callable[[Doomed], None] = conntrack.forget, crowded: Callable[[], bool] = conntrack.crowded
+    ) -> None:
         self._make_forget = forget
+        self._crowded = crowded
         self._holders: dict[IPv4Address, _Holder] | None = None
         """As of the rules that were told last; None: none were."""
-        self._gone: set[IPv4Address] = set()
-        """Addresses whose connections are still to be forgotten."""
+        self._gone: dict[IPv4Address, _Holder | None] = {}
+        """Addresses whose connections are still to be forgotten, and whose those are; None: that is not known."""
 
     def keep_to(self, bridge: Bridge, members: Iterable[Member]) -> None:
-        """Have connections remembered of these members' only. Raises `HostError` `host-connections`."""
+        """Have nobody meet another's connections at these members' addresses. Raises `HostError` `host-connections`: they
+        would, or with the first rules that connections cannot be forgotten at all."""
         before, self._holders = self._holders, {member.ipv4: _holder(member) for member in members}
         if before is None:
-            self._gone = {*bridge.network.hosts()} - {bridge.gateway} - self._holders.keys()
+            self._gone = dict.fromkeys({*bridge.network.hosts()} - {bridge.gateway} - self._holders.keys())
+            self._forget(bridge, ())
         else:
-            self._gone |= {address for address, who in before.items() if self._holders.get(address) != who}
-        self._forget(bridge)
+            self._follow(bridge, before)
 
     def change(self, bridge: Bridge, coming: Iterable[Member], leaving: Iterable[Member]) -> None:
         """As `keep_to`, where only these are others than before."""
-        holders = self._holders or {}
+        holders = self._holders = self._holders or {}
         before = {member.ipv4: _holder(member) for member in leaving}
         for address in before:
             holders.pop(address, None)
         holders |= {member.ipv4: _holder(member) for member in coming}
-        self._gone |= {address for address, who in before.items() if holders.get(address) != who}
-        self._forget(bridge)
+        self._follow(bridge, before)
 
-    def _forget(self, bridge: Bridge) -> None:
-        if not self._gone:
-            return
+    def _follow(self, bridge: Bridge, before: Mapping[IPv4Address, _Holder]) -> None:
+        """Note who of these left, and have forgotten what somebody else would meet now."""
+        holders = self._holders or {}
+        for address, who in before.items():
+            if holders.get(address) != who:
+                # of two whose connections are left none may come back to them
+                self._gone[address] = None if address in self._gone else who
+        for address in [each for each, who in self._gone.items() if who is not None and holders.get(each) == who]:
+            del self._gone[address]
+        if used := self._gone.keys() & holders.keys():
+            self._forget(bridge, used)
+        elif len(self._gone) >= _MANY and self._crowded():
+            with suppress(HostError):  # nobody uses them
+                self._forget(bridge, ())
+
+    def _forget(self, bridge: Bridge, used: Collection[IPv4Address]) -> None:
+        """All that is to be; at the least those of addresses that somebody uses."""
         try:
-            self._make_forget(_of(bridge, self._gone))
+            try:
+                self._make_forget(_of(bridge, self._gone))
+                self._gone = {}
+            except OSError as error:
+                if error.errno != errno.EBUSY:  # as a connection is, in older kernels, that a device forwards by itself
+                    raise
+                if used:
+                    self._make_forget(_of(bridge, used))
+                self._gone = {address: who for address, who in self._gone.items() if address not in used}
         except OSError as error:
             raise HostError(
                 "host-connections",
                 f"connections of VMs that are gone cannot be forgotten: {error.strerror or error}",
                 resolution="See that the kernel has nf_conntrack_netlink: modprobe nf_conntrack_netlink.",
             ) from error
-        self._gone = set()
 
 
 def _holder(member: Member) -> _Holder:

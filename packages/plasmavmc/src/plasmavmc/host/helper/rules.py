@@ -281,6 +281,7 @@ def _forward_chains(names: HostNames, network: IPv4Network) -> dict[str, tuple[s
             "drop",
         ),
         "to_node": (
+            "meta l4proto icmp ct state related return",
             "meta l4proto . th dport @published return",
             f"tcp dport {{ {', '.join(map(str, _OF_THE_WEB))} }} return",
             "drop",
