@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import pytest
 import pytest_asyncio
@@ -30,7 +30,9 @@ OTHER = mac_of("somebody else")
 GATEWAY = IPv4Address("10.64.16.1")
 OWN, STRANGER = IPv4Address("10.64.16.2"), IPv4Address("10.64.16.3")
 PREFIX = prefix_from("a platform")
-PRIVATE, NEIGHBOUR = private_address(PREFIX, SUBNET, 7, OWN), private_address(PREFIX, SUBNET, 7, STRANGER)
+PRIVATE = private_address(PREFIX, SUBNET, 7, OWN)
+NEIGHBOUR = private_address(PREFIX, IPv4Network("10.64.32.0/20"), 7, IPv4Address("10.64.32.2"))
+"""On another node: here the host asks for nobody who is not there."""
 LINK_LOCAL = IPv6Address("fe80::2")
 ICMPV6, HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION = 58, 0, 43, 44, 60
 
