@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -70,15 +70,17 @@ async def test_a_connection_that_says_nothing_counts(rig: Rig) -> None:
     rig.connections_per_source = 2
     async with backends("a") as (a,), rig.run():
         await rig.serve(route(a.endpoint()))
-        async with rig.client(source=GREEDY) as one, rig.client(source=GREEDY) as other:
-            await asyncio.gather(one.connection(), other.connection())
+        async with AsyncExitStack() as open_:
 
             async def refused() -> bool:
+                """With one more that says nothing; the first may be with a worker that another came for."""
+                silent = await open_.enter_async_context(rig.client(source=GREEDY))
+                with suppress(OSError):
+                    await silent.connection()
                 return not await is_served(rig, GREEDY)
 
             await until(refused)
             assert await is_served(rig, MODEST)
-            assert (await one.get()).status == 200
 
 
 async def test_one_app_has_its_share_and_another_is_reached(rig: Rig) -> None:
