@@ -39,7 +39,7 @@ MUTATIONS = (
     Mutation(
         "lease claim",
         "control/loops/lease.py",
-        "elif _may_have(stored, holder, now):",
+        "elif stored.holder == holder or stored.until <= now:",
         "elif stored:",
     ),
     Mutation("report epoch", "control/nodes.py", "if report.epoch < node.epoch:", "if report.epoch < 0:"),

@@ -277,16 +277,10 @@ def _look(tx: Transaction, ids: tuple[str, ...], holder: str) -> tuple[bool, flo
     now, wait_s, known = tx.now(), TERM_S, _stored(tx, ids)
     for id_ in ids:
         stored = known.get(id_)
-        if stored is None or _may_have(stored, holder, now):
+        if stored is None or stored.holder == holder or stored.until <= now:
             return True, 0.0
         wait_s = min(wait_s, stored.until - now)
     return False, wait_s
-
-
-def _may_have(stored: LoopLease, holder: str, now: float) -> bool:
-    """Whether it is the holder's, or over; also where it would last longer than any claim: the store's clock was set back,
-    and nobody has renewed it since."""
-    return stored.holder == holder or not now < stored.until <= now + 2 * TERM_S
 
 
 def _take(unit: Unit, ids: tuple[str, ...], holder: str) -> frozenset[str]:
@@ -295,7 +289,7 @@ def _take(unit: Unit, ids: tuple[str, ...], holder: str) -> frozenset[str]:
         stored = known.get(id_)
         if stored is None:
             unit.tx.leases.insert(LoopLease(id=id_, holder=holder, until=now + TERM_S))
-        elif _may_have(stored, holder, now):
+        elif stored.holder == holder or stored.until <= now:
             unit.tx.leases.update(replace(stored, holder=holder, until=now + TERM_S))
         else:
             continue
