@@ -20,7 +20,7 @@ _HOST = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9](
 _ANY = ("0.0.0.0", "::", "")  # noqa: S104 - compared only
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def bus() -> None:
     """Set up the bus that carries hints between several hosts."""
 

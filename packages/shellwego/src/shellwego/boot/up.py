@@ -120,7 +120,7 @@ def _with(command: F, options: Sequence[Callable[[F], F]]) -> F:
     return command
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @control_plane_options
 @click.option("--http-port", type=int, help="Port of the edge, where apps are reached. [80]")
 @click.option("--http-listen", metavar="ADDRESS", help="Address of the edge. [127.0.0.1 on localhost, else all]")
