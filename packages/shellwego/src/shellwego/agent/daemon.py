@@ -275,7 +275,7 @@ class Agent:
         await self._waits.look.wait(pause)
 
     async def _report(self) -> None:
-        """Where the server says that this is too much, it is still told at once that the node lives, and the rest later."""
+        """Where the server says that this is too much, the next ones say no more than that the node lives, for a while."""
         asked_at = self._clock.monotonic()  # before all of it that takes time: leases of volumes count from then
         self._waits.report.clear()
         bare = asked_at < self._bare_until
@@ -293,11 +293,9 @@ class Agent:
             current = await self._uplink.report(report)
         except ThrottledError as error:
             self._reports.unanswered(report)
-            if bare:
-                raise
-            self._bare_until = self._clock.monotonic() + max(error.retry_after_s, RETRY_S)
-            self._failed(self._report.__name__, error)
-            return
+            if not bare:
+                self._bare_until = self._clock.monotonic() + 2 * RETRY_S + error.retry_after_s
+            raise
         except Exception:
             self._reports.unanswered(report)
             raise

@@ -106,7 +106,7 @@ class Departed:
             raise HostError(
                 "host-connections",
                 f"connections of VMs that are gone cannot be forgotten: {error.strerror or error}",
-                resolution="See that the kernel has nf_conntrack_netlink: modprobe nf_conntrack_netlink.",
+                resolution="Where it is busy, try again; else see that the kernel has it: modprobe nf_conntrack_netlink.",
             ) from error
 
 

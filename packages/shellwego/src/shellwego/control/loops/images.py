@@ -2,10 +2,11 @@
 
 A row in state `fetching` is the order, and its state the answer; deployments wait for it in stage `image`. An organization
 has each image fetched by its own reference, whoever else fetches the same digest from elsewhere: a registry that is slow,
-or has not all of it, is nobody's but theirs who named it. Blobs that came are everybody's. A refusal that would come again
-(no such image, corrupt, not allowed) fails the row at once; one that may pass is tried again, with growing pauses, for five
-minutes; and all of it has an end that follows from the image's size. A fetch that nobody waits for any more is called off.
-After a restart rows still say `fetching`, so it goes on where it was: the store keeps the blobs that came.
+or has not all of it, is nobody's but theirs who named it; and blobs that are here are had by those who have them already,
+or whose registry sent them. A refusal that would come again (no such image, corrupt, not allowed) fails the row at once; one
+that may pass is tried again, with growing pauses, for five minutes; and each attempt has an end that follows from the
+image's size. A fetch that nobody waits for any more is called off. After a restart rows still say `fetching`, so it is begun
+again: it goes on with a blob that had come in part, and whole ones come anew.
 
 A row in state `pending` is an image that a node could not build from. Its blobs are hashed again; where a failing disk
 changed one, it is dropped, and fetched from the registry as if it had never been here. What came from a tar is copied from
