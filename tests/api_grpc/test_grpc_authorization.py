@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,7 +15,8 @@ from google.protobuf.message_factory import GetMessageClass
 from plasmavmc.errors import CapacityError, ForbiddenError, NotFoundError, UnauthenticatedError
 from plasmavmc.rpc.access import Action
 from plasmavmc.rpc.actions import ACTIONS
-from plasmavmc.rpc.api import VmFilter
+from plasmavmc.rpc.api import ImageOrder, ImageProgress, VmFilter
+from plasmavmc.rpc.client import connect
 from plasmavmc.types import ExecSpec, VmSpec
 from plasmavmc.types import Scope as EngineScope
 from shellwego.api.grpc.permissions import PERMISSIONS, check_permissions
@@ -23,8 +25,9 @@ from shellwego.core.iam import ROLES
 from shellwego.core.instances import Desired
 from shellwego.core.nodes import Scheduling
 from shellwego.core.tenancy import TokenKind
-from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, add_user, withdraw_grants
-from tests.api_grpc.grpc_world import WITHIN_S, GrpcWorld, refusal, until
+from shellwego.drivers.clock.system import SystemClock
+from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, add_user, make_world, withdraw_grants
+from tests.api_grpc.grpc_world import WITHIN_S, GrpcWorld, refusal, served, until
 from tests.rpc.test_rpc_foreign import METHODS, Heard
 
 VMS = sorted(path for path, action in ACTIONS.items() if action.value.startswith("vm:"))
@@ -211,6 +214,21 @@ async def test_a_call_that_waits_ends_with_its_token(world: GrpcWorld) -> None:
         async with asyncio.timeout(WITHIN_S):
             with pytest.raises(UnauthenticatedError):
                 await stopping
+
+
+async def test_who_waits_for_an_image_is_told_no_more_of_it_than_he_may_see(tmp_path: Path) -> None:
+    api = await make_world(tmp_path / "spool", clock=SystemClock())  # where nobody fetches images
+    api.images.publish("registry.example/slow:v1")
+    token = f"pat_{'I' * 43}"
+    made = await api.commit(lambda unit: add_user(unit, "i@x", "developer", api.project.id, token))
+    async with served(api) as (_, address), connect(address, token=token) as client:
+        order = ImageOrder(EngineScope(api.project.organization_id, api.project.id), "registry.example/slow:v1")
+        progress = client.images.register(order)
+        assert isinstance(await anext(progress), ImageProgress)
+        await api.commit(lambda unit: withdraw_grants(unit, made.principal_id))
+        async with asyncio.timeout(WITHIN_S):
+            with pytest.raises(NotFoundError):
+                await anext(progress)
 
 
 async def _is_to_stop(world: GrpcWorld, run_id: str) -> bool:
