@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from shellwego.control.scopes import SYSTEM, missing
 from shellwego.control.signin import account_of, email_of
-from shellwego.control.targets import Found
+from shellwego.control.targets import Found, unguessed
 from shellwego.control.unit import Unit
 from shellwego.core.errors import ConflictError
 from shellwego.core.ids import is_id
@@ -24,7 +24,7 @@ class UserTarget:
         by_id = is_id("usr", self.ref)
         user = tx.users.get(self.ref) if by_id else account_of(tx, email_of(self.ref)).user
         if user is None:
-            raise missing("user", self.ref)
+            raise unguessed("user", "usr", self.ref, principal)
         return Found(user, SYSTEM, user.id, missing("user", self.ref))
 
 
