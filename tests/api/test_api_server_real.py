@@ -27,10 +27,15 @@ from shellwego.client.generated import AppCreate, Client, DeploymentCreate, Exec
 from shellwego.client.streams import open_exec, open_logs
 from shellwego.client.transport import ApiProblem, Unreachable
 from shellwego.client.uploads import load_image
+from shellwego.control import rights
+from shellwego.drivers.store.memory import MemoryStore
+from shellwego.ports.clock import Clock
+from shellwego.ports.store import Store
 from shellwego.wire.streams import Record, RecordKind
 from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, add_user, withdraw_grants
 from tests.api.running_api import Running
 from tests.api.test_api_images import docker_save
+from tests.control.away_store import AwayStore
 from tests.rpc.test_rpc_transport import Authority
 
 pytestmark = pytest.mark.real
@@ -237,6 +242,25 @@ def test_a_socket_is_closed_when_its_holder_loses_the_right_to_it(running: Runni
         with pytest.raises(ApiProblem) as error:
             list(stream)
     assert error.value.code == "instance-not-found"
+
+
+def test_a_socket_outlasts_a_store_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rights, "CHECK_S", 0.02)
+    stores: list[AwayStore] = []
+
+    def make_store(clock: Clock) -> Store:
+        stores.append(AwayStore(MemoryStore(clock)))
+        return stores[0]
+
+    with Running(tmp_path / "spool", make_store) as running:
+        running.do(running.world.deployed())
+        running.do(running.world.running())
+        with Client(running.url, OWNER) as client, open_exec(client, "shop", ["cat"]) as stream:
+            stores[0].away = True
+            eventually(lambda: stores[0].unanswered >= 20)
+            stores[0].away = False
+            stream.send(Record(RecordKind.STDIN, b"x"))
+            assert next(iter(stream)).payload == b"x"
 
 
 @contextlib.contextmanager

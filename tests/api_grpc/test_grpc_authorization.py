@@ -13,21 +13,25 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from plasmavmc.errors import CapacityError, ForbiddenError, NotFoundError, UnauthenticatedError
+from plasmavmc.guest.api import ExecOutput
 from plasmavmc.rpc.access import Action
 from plasmavmc.rpc.actions import ACTIONS
 from plasmavmc.rpc.api import ImageOrder, ImageProgress, VmFilter
 from plasmavmc.rpc.client import connect
-from plasmavmc.types import ExecSpec, VmSpec
+from plasmavmc.types import ExecSpec, LogStream, VmSpec
 from plasmavmc.types import Scope as EngineScope
 from shellwego.api.grpc.permissions import PERMISSIONS, check_permissions
+from shellwego.control import rights
 from shellwego.control.authentication import new_secret
 from shellwego.core.iam import ROLES
 from shellwego.core.instances import Desired
 from shellwego.core.nodes import Scheduling
 from shellwego.core.tenancy import TokenKind
 from shellwego.drivers.clock.system import SystemClock
+from shellwego.drivers.store.memory import MemoryStore
 from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, add_user, make_world, withdraw_grants
-from tests.api_grpc.grpc_world import WITHIN_S, GrpcWorld, refusal, served, until
+from tests.api_grpc.grpc_world import WITHIN_S, GrpcWorld, refusal, running, served, until
+from tests.control.away_store import AwayStore
 from tests.rpc.test_rpc_foreign import METHODS, Heard
 
 VMS = sorted(path for path, action in ACTIONS.items() if action.value.startswith("vm:"))
@@ -198,6 +202,26 @@ async def test_a_session_ends_with_the_grant_by_which_it_was_let_in(world: GrpcW
         async with asyncio.timeout(WITHIN_S):
             with pytest.raises(NotFoundError):
                 await anext(output)
+
+
+async def test_a_session_outlasts_a_store_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rights, "CHECK_S", 0.02)
+    clock = SystemClock()
+    store = AwayStore(MemoryStore(clock))
+    async with running(tmp_path / "spool", clock, store) as world:
+        instance = await world.deployed()
+        async with world.client() as client:
+            session = await client.vms.exec(instance.id, ExecSpec(command=("cat",)))
+            output = session.output()
+            store.away = True
+            await until(lambda: _unanswered(store), "the right was asked for in vain")
+            store.away = False
+            await session.send(b"x")
+            assert await anext(output) == ExecOutput(LogStream.STDOUT, b"X")
+
+
+async def _unanswered(store: AwayStore) -> bool:
+    return store.unanswered >= 3
 
 
 async def test_a_call_that_waits_ends_with_its_token(world: GrpcWorld) -> None:
