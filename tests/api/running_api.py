@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from shellwego.api.server import ApiServer
+from shellwego.api.server import ApiServer, Tls
 from shellwego.control.loops.outbox import relay_forever
 from shellwego.control.throttling import Throttle
 from shellwego.core.vms import VmUsage
@@ -31,9 +31,14 @@ class Running:
     """The API in a thread of its own, as a process would run it."""
 
     def __init__(
-        self, spool: Path, make_store: Callable[[Clock], Store] | None = None, throttle: Throttle | None = None
+        self,
+        spool: Path,
+        make_store: Callable[[Clock], Store] | None = None,
+        throttle: Throttle | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self._spool = spool
+        self._tls = tls
         self._make_store = make_store
         self._throttle = throttle
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -67,7 +72,7 @@ class Running:
         clock = SystemClock()
         store = self._make_store(clock) if self._make_store else None
         world = await make_world(self._spool, clock=clock, store=store, throttle=self._throttle)
-        self.server = ApiServer(world.app, self.listener)
+        self.server = ApiServer(world.app, self.listener, self._tls)
         self.loop = asyncio.get_running_loop()
         others = [
             asyncio.ensure_future(world.streams.serve(world.node.id, self._guest)),

@@ -127,6 +127,25 @@ async def test_refused_actions_are_audited(world: World) -> None:
     assert len({record["actor"] for record in refused}) == 2
 
 
+@pytest.mark.parametrize(
+    ("permission", "foreign", "absent"),
+    [
+        ("users:read", "/v1/users/foreign@x", "/v1/users/nobody@x"),
+        ("organizations:read", "/v1/organizations/other", "/v1/organizations/none"),
+        ("events:read", "/v1/events?organization=other", "/v1/events?organization=none"),
+    ],
+)
+async def test_what_could_be_guessed_leaves_as_many_records_whether_it_is_there_or_not(
+    world: World, permission: str, foreign: str, absent: str
+) -> None:
+    """A record takes its time, by which one could know."""
+    for number, path in enumerate((foreign, absent), 1):
+        assert (await world.get(path)).status == 404
+        assert await _refusals(world, permission) == number
+    assert (await world.get(absent, token=ADMIN)).status == 404
+    assert await _refusals(world, permission) == 2
+
+
 async def test_allowed_writes_are_audited_with_the_change_or_not_at_all(world: World) -> None:
     await world.made("/v1/apps", {"name": "shop"})
     assert (await world.post("/v1/apps", {"name": "shop"})).status == 409

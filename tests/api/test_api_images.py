@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from structlog.testing import capture_logs
 
 from shellwego.api.rest import spool
 from shellwego.api.rest.middleware import MAX_BODY
 from shellwego.drivers.clock.virtual import VirtualClock
-from tests.api.api_world import FOREIGN, VIEWER, Answer, World
+from tests.api.api_world import FOREIGN, OWNER, VIEWER, Answer, World
 
 GIB = 1024**3
 
@@ -209,6 +210,41 @@ async def test_a_disk_without_room_says_how_much_it_has_and_keeps(
     assert (answer.status, answer.code) == (503, "spool-full")
     assert f"{(1 << 60) >> 20} stay so" in answer.json["detail"]
     assert "swg images rm" in answer.json["resolution"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "header"),
+    [
+        ("PATCH", "/v1/images/uploads/{}", (b"content-range", b"bytes 0-9/*")),
+        ("POST", "/v1/apps", (b"idempotency-key", b"once")),
+    ],
+    ids=["upload", "body"],
+)
+async def test_a_client_that_breaks_off_is_no_defect_and_leaves_what_there_was(
+    world: World, method: str, path: str, header: tuple[bytes, bytes]
+) -> None:
+    upload = (await world.made("/v1/images/uploads"))["id"]
+    incoming = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive() -> dict[str, Any]:
+        return incoming.pop(0)
+
+    async def send(message: Any) -> None:
+        raise AssertionError("nobody is there to be answered")
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path.format(upload),
+        "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {OWNER}".encode()), (b"content-length", b"10"), header],
+        "client": ("127.0.0.1", 1),
+    }
+    with capture_logs() as logs:
+        await world.app(scope, receive, send)
+    assert logs == []
+    assert (await world.get(f"/v1/images/uploads/{upload}")).json["offset"] == 0
+    assert (await world.get("/v1/apps")).json["data"] == []
 
 
 async def test_a_project_has_few_uploads_at_a_time_and_old_ones_go(world: World, tmp_path: Path) -> None:

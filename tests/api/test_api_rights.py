@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any
 
 import pytest
 
+from shellwego.control import audit
+from shellwego.control.audit import Anchor, Verification
+from shellwego.control.authorization import Access
+from shellwego.control.events import ScopeTarget
+from shellwego.control.loops.outbox import relay_audit
 from shellwego.core.tenancy import Token
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.ports.streams import DuplexStream, StreamHandler, StreamRequest
@@ -104,3 +111,63 @@ async def test_a_command_ends_with_the_right_to_it(world: World, token: Token, e
         await begun.wait()
         assert (await ended(world, running, token, end)).status == status
         await asyncio.wait_for(left.wait(), 5)
+
+
+@pytest.fixture
+async def auditor(world: World) -> Token:
+    """Some records are there that he may read."""
+    for number in range(4):
+        await world.made("/v1/apps", {"name": f"app-{number}"})
+    await relay_audit(world.control)
+    return await world.commit(lambda unit: add_user(unit, "a@x", "admin", world.project.organization_id, SECRET))
+
+
+@pytest.mark.parametrize(("end", "_status"), ENDS)
+async def test_an_export_ends_with_the_right_to_it_and_without_its_last_line(
+    world: World, auditor: Token, monkeypatch: pytest.MonkeyPatch, end: End, _status: int
+) -> None:
+    monkeypatch.setattr(audit, "BATCH", 1)
+    body = b""
+
+    async def take(message: MutableMapping[str, Any]) -> None:
+        nonlocal body
+        body += message.get("body", b"")
+        if body.count(b"\n") == 2:
+            await end(world, auditor)
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/v1/audit/export",
+        "raw_path": b"/v1/audit/export",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {SECRET}".encode())],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2),
+    }
+    async with asyncio.timeout(10):
+        await world.app(scope, receive, take)
+    lines = [json.loads(line) for line in body.splitlines()]
+    assert [line["position"][-1] for line in lines] == ["1", "2"]
+
+
+@pytest.mark.parametrize(("end", "status"), ENDS)
+async def test_a_verification_ends_with_the_right_to_it(
+    world: World, auditor: Token, monkeypatch: pytest.MonkeyPatch, end: End, status: int
+) -> None:
+    async def walk_on(_access: Access, _target: ScopeTarget, _anchor: Anchor | None) -> Verification:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(audit, "verify", walk_on)
+    path = f"/v1/audit/verify?organization={world.project.organization_id}"
+    verifying = asyncio.ensure_future(world.get(path, token=SECRET))
+    assert (await ended(world, verifying, auditor, end)).status == status

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,19 +17,26 @@ from typing import Any
 
 import pytest
 
-from shellwego.api import protocol
+from shellwego.api import protocol, server
 from shellwego.api.origins import Origins
 from shellwego.api.protocol import MAX_PIECES, BoundedHttp
 from shellwego.api.rest.shares import Shares
+from shellwego.api.server import Tls
 from shellwego.boot.logs import REFUSED_HANDSHAKE
 from shellwego.client.generated import AppCreate, Client, DeploymentCreate, ExecBody, TokenCreate, UploadView
 from shellwego.client.streams import open_exec, open_logs
 from shellwego.client.transport import ApiProblem, Unreachable
 from shellwego.client.uploads import load_image
+from shellwego.control import rights
+from shellwego.drivers.store.memory import MemoryStore
+from shellwego.ports.clock import Clock
+from shellwego.ports.store import Store
 from shellwego.wire.streams import Record, RecordKind
 from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, add_user, withdraw_grants
 from tests.api.running_api import Running
 from tests.api.test_api_images import docker_save
+from tests.control.away_store import AwayStore
+from tests.rpc.test_rpc_transport import Authority
 
 pytestmark = pytest.mark.real
 
@@ -234,6 +242,25 @@ def test_a_socket_is_closed_when_its_holder_loses_the_right_to_it(running: Runni
         with pytest.raises(ApiProblem) as error:
             list(stream)
     assert error.value.code == "instance-not-found"
+
+
+def test_a_socket_outlasts_a_store_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rights, "CHECK_S", 0.02)
+    stores: list[AwayStore] = []
+
+    def make_store(clock: Clock) -> Store:
+        stores.append(AwayStore(MemoryStore(clock)))
+        return stores[0]
+
+    with Running(tmp_path / "spool", make_store) as running:
+        running.do(running.world.deployed())
+        running.do(running.world.running())
+        with Client(running.url, OWNER) as client, open_exec(client, "shop", ["cat"]) as stream:
+            stores[0].away = True
+            eventually(lambda: stores[0].unanswered >= 20)
+            stores[0].away = False
+            stream.send(Record(RecordKind.STDIN, b"x"))
+            assert next(iter(stream)).payload == b"x"
 
 
 @contextlib.contextmanager
@@ -470,7 +497,7 @@ def test_bytes_that_are_no_request_do_not_disturb_the_server(running: Running, c
 def crowded(running: Running, monkeypatch: pytest.MonkeyPatch) -> Running:
     """A server that takes two connections from an address, be it its own host's."""
     monkeypatch.setattr(Origins, "_is_free", lambda _origins, _address: False)
-    running.server._server.server_state.origins = Origins(of_address=2)
+    running.server._server.origins = Origins(of_address=2)
     return running
 
 
@@ -491,6 +518,38 @@ def test_one_address_has_so_many_connections_and_no_more(crowded: Running) -> No
     eventually(lambda: answered(crowded))
 
 
+def test_over_tls_a_connection_counts_before_its_handshake_and_not_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Origins, "_is_free", lambda _origins, _address: False)
+    monkeypatch.setattr(server, "HANDSHAKE_S", 2.0)
+    certificate, key = (authority := Authority(tmp_path, "authority").make()).issue("server", "/CN=server")
+    context = ssl.create_default_context(cafile=authority.certificate)
+
+    def is_served() -> bool:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(address, timeout=5) as connection,
+            context.wrap_socket(connection, server_hostname="localhost") as talking,
+        ):
+            talking.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return talking.recv(65536).startswith(b"HTTP/1.1 200 ")
+        return False
+
+    def is_shut_out() -> bool:
+        for _ in range(2):
+            held.enter_context(socket.create_connection(address, timeout=5))
+        return not is_served()
+
+    with Running(tmp_path / "spool", tls=Tls(certificate, key)) as running, contextlib.ExitStack() as held:
+        address = running.listener.getsockname()
+        running.server._server.origins = Origins(of_address=2)
+        assert is_served()
+        eventually(is_shut_out)
+        eventually(is_served)
+        eventually(lambda: not running.server._server.origins._open)
+
+
 def test_a_socket_is_a_connection_until_it_ends(crowded: Running) -> None:
     with Client(crowded.url, OWNER) as one, open_exec(one, "shop", ["cat"]) as stream:
         with socket.create_connection(crowded.listener.getsockname(), timeout=5):
@@ -498,7 +557,7 @@ def test_a_socket_is_a_connection_until_it_ends(crowded: Running) -> None:
         stream.send(Record(RecordKind.STDIN_EOF))
         list(stream)
     eventually(lambda: answered(crowded))
-    eventually(lambda: not crowded.server._server.server_state.origins._open)
+    eventually(lambda: not crowded.server._server.origins._open)
 
 
 def test_sockets_are_of_what_an_organization_may_have_open(running: Running, client: Client) -> None:

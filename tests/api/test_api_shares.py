@@ -6,10 +6,13 @@ import asyncio
 
 import pytest
 
-from shellwego.api.rest.shares import Shares
+from shellwego.api.rest.shares import LOOKS_PER_S, Shares
+from shellwego.control.loops.outbox import relay
 from shellwego.drivers.clock.virtual import VirtualClock
-from tests.api.api_world import ADMIN, FOREIGN, VIEWER, World
+from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, World
 from tests.api.listener import Listener, reach
+
+MANY = 5 * LOOKS_PER_S
 
 STREAMS = ["/v1/apps?watch=true", "/v1/events/stream", "/v1/apps/shop/logs/stream"]
 
@@ -77,3 +80,49 @@ async def test_waits_count_as_streams_and_what_is_there_already_is_not_waited_fo
     assert (await world.get("/v1/apps/shop/wait?state=never&timeout=0")).status == 200
     await world.clock.advance(30)
     assert [(await wait).status for wait in waits] == [200, 200]
+
+
+async def test_many_watches_of_an_organization_look_in_turn_and_hold_up_no_other(world: World) -> None:
+    many = await opened(world, "/v1/apps?watch=true", *[OWNER] * MANY)
+    few = await opened(world, "/v1/apps?watch=true", *[FOREIGN] * 3)
+    assert isinstance(world.clock, VirtualClock)
+    await world.clock.advance(10)
+    for token in (OWNER, FOREIGN):
+        await world.made("/v1/apps", {"name": "new"}, token=token)
+    await relay(world.control)
+    await world.clock.advance(1)
+    assert all(len(listener.events) == 2 for listener in few)
+    assert sum(len(listener.events) == 2 for listener in many) <= LOOKS_PER_S + 1
+    await world.clock.advance(MANY / LOOKS_PER_S)
+    assert all(len(listener.events) == 2 for listener in many)
+    await asyncio.gather(*(listener.leave() for listener in (*many, *few)))
+
+
+async def test_watches_that_are_left_hold_up_none_that_come_next(world: World) -> None:
+    many = await opened(world, "/v1/apps?watch=true", *[OWNER] * MANY)
+    assert isinstance(world.clock, VirtualClock)
+    await world.clock.advance(10)
+    await asyncio.gather(*(listener.leave() for listener in many))
+    (last,) = await opened(world, "/v1/apps?watch=true", OWNER)
+    await world.made("/v1/apps", {"name": "new"})
+    await relay(world.control)
+    await world.clock.advance(1)
+    assert len(last.events) == 2
+    await last.leave()
+
+
+async def test_many_waits_of_an_organization_look_in_turn_and_end_in_time(world: World) -> None:
+    await world.made("/v1/volumes", {"name": "data", "size": "1gb"})
+    path = "/v1/volumes/data/wait?state=never&timeout="
+    assert isinstance(world.clock, VirtualClock)
+    waits = [asyncio.ensure_future(world.get(f"{path}60")) for _ in range(MANY)]
+    await world.clock.advance(10)
+    short = asyncio.ensure_future(world.get(f"{path}2"))
+    await world.clock.advance(2)
+    assert short.done()
+    assert not any(wait.done() for wait in waits)
+    await world.call("DELETE", "/v1/volumes/data")
+    await world.clock.advance(1)
+    assert sum(wait.done() for wait in waits) <= LOOKS_PER_S + 1
+    await world.clock.advance(MANY / LOOKS_PER_S)
+    assert all(wait.done() for wait in waits)

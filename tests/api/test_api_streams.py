@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,12 +16,14 @@ from shellwego.core.errors import UnavailableError
 from shellwego.core.instances import Instance, Phase
 from shellwego.core.vms import NetworkUsage, VmUsage
 from shellwego.drivers.clock.virtual import VirtualClock
+from shellwego.drivers.store.memory import MemoryStore
 from shellwego.ports.engine import LogRecord
 from shellwego.ports.streams import DuplexStream, StreamHandler, StreamKind, StreamRequest
 from shellwego.wire import codec
 from shellwego.wire.streams import Record, RecordKind, RecordReader, pack
-from tests.api.api_world import ADMIN, World
+from tests.api.api_world import ADMIN, World, make_world
 from tests.api.listener import Listener, reach
+from tests.control.away_store import AwayStore
 
 
 @contextlib.asynccontextmanager
@@ -298,6 +301,35 @@ async def test_followed_logs_take_up_new_instances_and_go_on_after_a_break(world
         assert [event["data"]["text"] for event in listener.events] == ["first", "second", "third"]
         await listener.leave()
     assert not world.streams._served.get(world.node.id)
+
+
+async def test_followed_logs_outlast_a_store_that_does_not_answer(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    store = AwayStore(MemoryStore(clock))
+    world = await make_world(tmp_path / "spool", clock=clock, store=store)
+    await world.deployed()
+    one = await world.running()
+    said: dict[str, asyncio.Queue[bytes]] = {one.id: asyncio.Queue()}
+
+    async def handler(request: StreamRequest, stream: DuplexStream) -> None:
+        while True:
+            await stream.send(await said[request.instance_id].get())
+
+    async with served(world, handler):
+        listener = Listener(world, "/v1/apps/shop/logs/stream")
+        said[one.id].put_nowait(log(1.0, "before"))
+        await reach(world, lambda: len(listener.events) == 1)
+        store.away = True
+        await reach(world, lambda: store.unanswered >= 3)
+        said[one.id].put_nowait(log(2.0, "meanwhile"))
+        await reach(world, lambda: len(listener.events) == 2)
+        store.away = False
+        two = await world.running()
+        said[two.id] = asyncio.Queue()
+        said[two.id].put_nowait(log(3.0, "after"))
+        await reach(world, lambda: len(listener.events) == 3)
+        assert [event["data"]["text"] for event in listener.events] == ["before", "meanwhile", "after"]
+        await listener.leave()
 
 
 async def test_a_followed_log_that_ends_while_its_instance_lives_is_asked_for_again(world: World) -> None:

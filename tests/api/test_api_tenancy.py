@@ -227,6 +227,15 @@ async def test_in_an_organization_an_address_means_a_member_and_nobody_else(worl
     assert [answer.code for answer in others] == ["principal-by-id", "no-such-principal"]
 
 
+async def test_a_member_is_found_by_his_address_as_people_write_it(world: World, org: str) -> None:
+    body = {"scope": world.project.id, "principal": "Junior@X", "role": "viewer"}
+    assert (await world.post("/v1/grants", body)).status == 201
+    path = f"/v1/organizations/{org}/members/JUNIOR@x"
+    assert (await world.call("PATCH", path, {"role": "viewer"})).json["email"] == "junior@x"
+    assert (await world.get("/v1/users/Junior@x", token=ADMIN)).json["email"] == "junior@x"
+    assert (await world.call("DELETE", path)).status == 204
+
+
 async def test_a_custom_role_holds_what_it_names_and_changes_for_all_who_have_it(world: World, org: str) -> None:
     roles = f"/v1/organizations/{org}/roles"
     role = await world.made(roles, {"name": "reader", "permissions": ["apps:read", "apps:read"]})

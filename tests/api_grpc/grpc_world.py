@@ -25,7 +25,9 @@ from shellwego.core.assignments import NodeReport
 from shellwego.core.images import ImageState
 from shellwego.core.instances import Instance, Observed, Phase
 from shellwego.drivers.clock.system import SystemClock
+from shellwego.ports.clock import Clock
 from shellwego.ports.engine import LogRecord
+from shellwego.ports.store import Store
 from shellwego.ports.streams import DuplexStream, StreamKind, StreamRequest
 from shellwego.wire import codec
 from shellwego.wire.streams import Record, RecordKind, RecordReader, pack
@@ -130,8 +132,8 @@ async def served(api: World, tls: Tls | None = None) -> AsyncIterator[tuple[Grpc
 
 
 @asynccontextmanager
-async def running(spool: Path) -> AsyncIterator[GrpcWorld]:
-    api = await make_world(spool, clock=SystemClock())
+async def running(spool: Path, clock: Clock | None = None, store: Store | None = None) -> AsyncIterator[GrpcWorld]:
+    api = await make_world(spool, clock=clock or SystemClock(), store=store)
     parts = [
         asyncio.create_task(api.streams.serve(api.node.id, guest)),
         asyncio.create_task(_fetch_images(api)),

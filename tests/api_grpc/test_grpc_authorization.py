@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,19 +13,25 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from plasmavmc.errors import CapacityError, ForbiddenError, NotFoundError, UnauthenticatedError
+from plasmavmc.guest.api import ExecOutput
 from plasmavmc.rpc.access import Action
 from plasmavmc.rpc.actions import ACTIONS
-from plasmavmc.rpc.api import VmFilter
-from plasmavmc.types import ExecSpec, VmSpec
+from plasmavmc.rpc.api import ImageOrder, ImageProgress, VmFilter
+from plasmavmc.rpc.client import connect
+from plasmavmc.types import ExecSpec, LogStream, VmSpec
 from plasmavmc.types import Scope as EngineScope
 from shellwego.api.grpc.permissions import PERMISSIONS, check_permissions
+from shellwego.control import rights
 from shellwego.control.authentication import new_secret
 from shellwego.core.iam import ROLES
 from shellwego.core.instances import Desired
 from shellwego.core.nodes import Scheduling
 from shellwego.core.tenancy import TokenKind
-from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, add_user, withdraw_grants
-from tests.api_grpc.grpc_world import WITHIN_S, GrpcWorld, refusal, until
+from shellwego.drivers.clock.system import SystemClock
+from shellwego.drivers.store.memory import MemoryStore
+from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, add_user, make_world, withdraw_grants
+from tests.api_grpc.grpc_world import WITHIN_S, GrpcWorld, refusal, running, served, until
+from tests.control.away_store import AwayStore
 from tests.rpc.test_rpc_foreign import METHODS, Heard
 
 VMS = sorted(path for path, action in ACTIONS.items() if action.value.startswith("vm:"))
@@ -197,6 +204,26 @@ async def test_a_session_ends_with_the_grant_by_which_it_was_let_in(world: GrpcW
                 await anext(output)
 
 
+async def test_a_session_outlasts_a_store_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rights, "CHECK_S", 0.02)
+    clock = SystemClock()
+    store = AwayStore(MemoryStore(clock))
+    async with running(tmp_path / "spool", clock, store) as world:
+        instance = await world.deployed()
+        async with world.client() as client:
+            session = await client.vms.exec(instance.id, ExecSpec(command=("cat",)))
+            output = session.output()
+            store.away = True
+            await until(lambda: _unanswered(store), "the right was asked for in vain")
+            store.away = False
+            await session.send(b"x")
+            assert await anext(output) == ExecOutput(LogStream.STDOUT, b"X")
+
+
+async def _unanswered(store: AwayStore) -> bool:
+    return store.unanswered >= 3
+
+
 async def test_a_call_that_waits_ends_with_its_token(world: GrpcWorld) -> None:
     await world.deployed()
     token = f"pat_{'H' * 43}"
@@ -211,6 +238,21 @@ async def test_a_call_that_waits_ends_with_its_token(world: GrpcWorld) -> None:
         async with asyncio.timeout(WITHIN_S):
             with pytest.raises(UnauthenticatedError):
                 await stopping
+
+
+async def test_who_waits_for_an_image_is_told_no_more_of_it_than_he_may_see(tmp_path: Path) -> None:
+    api = await make_world(tmp_path / "spool", clock=SystemClock())  # where nobody fetches images
+    api.images.publish("registry.example/slow:v1")
+    token = f"pat_{'I' * 43}"
+    made = await api.commit(lambda unit: add_user(unit, "i@x", "developer", api.project.id, token))
+    async with served(api) as (_, address), connect(address, token=token) as client:
+        order = ImageOrder(EngineScope(api.project.organization_id, api.project.id), "registry.example/slow:v1")
+        progress = client.images.register(order)
+        assert isinstance(await anext(progress), ImageProgress)
+        await api.commit(lambda unit: withdraw_grants(unit, made.principal_id))
+        async with asyncio.timeout(WITHIN_S):
+            with pytest.raises(NotFoundError):
+                await anext(progress)
 
 
 async def _is_to_stop(world: GrpcWorld, run_id: str) -> bool:

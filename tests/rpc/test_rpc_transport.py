@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -23,6 +24,7 @@ from plasmavmc.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from plasmavmc.rpc import opening
 from plasmavmc.rpc.client import ClientTls, connect
 from plasmavmc.rpc.gate import Gate
 from plasmavmc.rpc.v1 import vm_pb2
@@ -251,6 +253,15 @@ async def test_nobody_gets_in_without_a_certificate_of_the_authority(tmp_path: P
         with pytest.raises(grpc.aio.AioRpcError):
             async with grpc.aio.secure_channel(address, naked) as channel:
                 await VmServiceStub(channel).ListVms(vm_pb2.ListVmsRequest(), timeout=3)
+
+
+async def test_who_connects_and_says_nothing_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "HANDSHAKE_S", 0.5)
+    async with over_tls(tmp_path) as (_rig, _authority, address):
+        reader, writer = await asyncio.open_connection(*parse_address(address))
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
 
 
 async def test_a_client_does_not_speak_to_a_server_of_another_authority(tmp_path: Path) -> None:

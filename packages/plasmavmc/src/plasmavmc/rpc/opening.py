@@ -13,6 +13,8 @@ from plasmavmc.types import MIB
 MAX_REQUEST = 4 * MIB
 MAX_CALLS = 4096
 """At once on one listener, watches and commands included; more are told RESOURCE_EXHAUSTED."""
+HANDSHAKE_S = 15.0
+"""In which a connection must have begun as HTTP/2, over TLS where there is TLS. gRPC's own is two minutes."""
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST),
     ("grpc.max_send_message_length", 16 * MIB),
@@ -31,7 +33,8 @@ Enter = Callable[[grpc.aio.Server], None]
 
 def open_server(gate: Gate, enter: Enter) -> grpc.aio.Server:
     """A server behind a gate. It has no listener yet."""
-    server = grpc.aio.server(interceptors=(gate,), options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+    options = (*_OPTIONS, ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_S * 1000)))
+    server = grpc.aio.server(interceptors=(gate,), options=options, maximum_concurrent_rpcs=MAX_CALLS)
     enter(server)
     return server
 

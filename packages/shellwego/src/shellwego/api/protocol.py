@@ -1,5 +1,5 @@
-"""HTTP connections with bounds where uvicorn has none: on the size of a request's head, on the time that head and body may
-take, and on how many come from one address.
+"""HTTP connections with bounds where uvicorn has none: on the size of a request's head, and on the time that head and body
+may take. How many come from one address is bounded where they are accepted (`server`).
 
 Without them a stranger could fill the memory with one endless header, or take up all connections by saying nothing, or a
 byte now and then. A body that is refused before it came (401) is as good for that as one that is waited for.
@@ -25,8 +25,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Frame
-
-from shellwego.api.origins import Origins
 
 MAX_HEAD = 64 * 1024
 HEAD_S = 15.0
@@ -59,17 +57,15 @@ class Shared(ServerState):
     leaving = False
     """The server ends soon: each connection ends with its next answer, so that its client comes again to another one."""
 
-    def __init__(self, origins: Origins) -> None:
-        super().__init__()
-        self.origins = origins
-
 
 class BoundedHttp(HttpToolsProtocol):
     """Counts bytes and time until a request's head is complete, and sees that its body comes on; how large that may be is
     the application's to say."""
 
-    _leave: Callable[[], None] | None = None
-    """Takes the connection off the count of its address."""
+    leave: Callable[[], None] | None = None
+    """Takes the connection off the count of its address, on which it is since it was accepted."""
+    made = False
+    """It is a connection, its handshake done; so it leaves by itself."""
     _deadline: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _body_bytes = 0
@@ -80,18 +76,14 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it, too
         super().connection_made(transport)
-        if isinstance(self.server_state, Shared):
-            self._leave = self.server_state.origins.enter(self.client[0] if self.client else "")
-            if self._leave is None:
-                transport.abort()
-                return
+        self.made = True
         self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadline()
         super().connection_lost(exc)
-        if self._leave is not None:
-            self._leave()
+        if self.leave is not None:
+            self.leave()
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
@@ -150,7 +142,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().handle_websocket_upgrade()
         successor = self.transport.get_protocol()
         if isinstance(successor, BoundedSocket):
-            successor.leave, self._leave = self._leave, None
+            successor.leave, self.leave = self.leave, None
 
     def _start_deadline(self) -> None:
         self._stop_deadline()

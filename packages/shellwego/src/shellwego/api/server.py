@@ -20,7 +20,10 @@ from shellwego.api.protocol import BoundedHttp, BoundedSocket, Shared
 from shellwego.api.rest.app import leave, stop
 
 GRACE_S = 5.0
+HANDSHAKE_S = 5.0
+"""How long that of TLS may take."""
 _MAX_CONNECTIONS = 4096
+_BREATHER_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +44,65 @@ async def serve_until_cancelled(serving: Coroutine[None, None, None], stop: Call
 
 
 class _Server(uvicorn.Server):
-    """Without uvicorn's handling of signals, which would take them from the program that runs it."""
+    """Without uvicorn's handling of signals, which would take them from the program that runs it; and with a door of its
+    own, since asyncio tells of a connection over TLS only when its handshake is done."""
 
     def __init__(self, config: uvicorn.Config, origins: Origins) -> None:
         super().__init__(config)
-        self.server_state: Shared = Shared(origins)
+        self.server_state: Shared = Shared()
+        self.origins = origins
+        self._open: set[asyncio.Task[None]] = set()
+        """Who takes connections, and handshakes under way."""
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         await self._serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup([])
+        for listener in sockets or []:
+            listener.setblocking(False)
+            listener.listen(self.config.backlog)
+            self._begin(self._accept(listener))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for task in self._open:
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
+        await super().shutdown(sockets)
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, address = await loop.sock_accept(listener)
+            except OSError:  # no descriptor is free, or the client left
+                await asyncio.sleep(_BREATHER_S)
+                continue
+            await asyncio.sleep(0)  # a flood of connections leaves room for the rest
+            leave = self.origins.enter(str(address[0]))
+            if leave is None:
+                connection.close()
+            else:
+                self._begin(self._shake_hands(connection, leave))
+
+    async def _shake_hands(self, connection: socket.socket, leave: Callable[[], None]) -> None:
+        """Make a connection of what was accepted; it takes itself off the count in the end, once it is one."""
+        protocol = BoundedHttp(self.config, self.server_state, self.lifespan.state)
+        protocol.leave = leave
+        loop, tls = asyncio.get_running_loop(), self.config.ssl
+        timeout = HANDSHAKE_S if tls else None
+        try:
+            await loop.connect_accepted_socket(lambda: protocol, connection, ssl=tls, ssl_handshake_timeout=timeout)
+        except (OSError, EOFError):  # among them all that TLS refuses
+            connection.close()
+        finally:
+            if not protocol.made:
+                leave()
 
 
 class ApiServer:

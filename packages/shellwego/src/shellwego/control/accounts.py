@@ -1,9 +1,10 @@
 """The caller's own account: name, password, one-time codes.
 
 Theory. A token alone does not change how its user proves who he is: whoever took it would keep the account. So each change
-asks for the password again, and for a code where there are codes; guesses are slowed down as at the sign-in. A token that
-was issued on the host needs neither: whoever holds the platform's machine holds everything on it, and this is how he sets
-the administrator's first password, or one in place of a lost one.
+asks for the password again, and to turn codes off a code as well; with a new password alone nobody signs in where there are
+codes. Guesses are slowed down as at the sign-in. A token that was issued on the host needs neither: whoever holds the
+platform's machine holds everything on it, and this is how he sets the administrator's first password, or one in place of a
+lost one.
 """
 
 from __future__ import annotations

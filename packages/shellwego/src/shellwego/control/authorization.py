@@ -16,7 +16,7 @@ from typing import NoReturn, TypeVar
 
 from shellwego.control.idempotency import Answer, IdempotencyKey, recall, remember
 from shellwego.control.scopes import SYSTEM, Scope, app_scope, scope_at
-from shellwego.control.targets import Found, Target
+from shellwego.control.targets import Found, RefusedError, Target
 from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core import iam
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
@@ -26,16 +26,6 @@ from shellwego.ports.store import Transaction, eq
 
 R = TypeVar("R")
 T = TypeVar("T")
-
-
-class _RefusedError(Exception):
-    """Carries the outward error of a denial past the transaction that it undoes."""
-
-    def __init__(self, outward: ShellWeGoError, resource: str, scope: Scope) -> None:
-        super().__init__(outward.message)
-        self.outward = outward
-        self.resource = resource
-        self.scope = scope
 
 
 @dataclass(slots=True)
@@ -149,7 +139,7 @@ class Access:
         not, he is told what he would be told had he asked for that alone."""
         found = target.find(tx, self.principal)
         if not self.allows(found.scope, permission):
-            raise _RefusedError(self._refusal(found, permission), found.id, found.scope)
+            raise RefusedError(self._refusal(found, permission), found.id, found.scope)
         return found.resource
 
     def allows(self, scope: Scope, permission: str = "") -> bool:
@@ -161,7 +151,7 @@ class Access:
         found = target.find(tx, self.principal)
         self._judged = found.id, found.scope
         if not self.allows(found.scope):
-            raise _RefusedError(self._refusal(found, self.permission), found.id, found.scope)
+            raise RefusedError(self._refusal(found, self.permission), found.id, found.scope)
         return found
 
     def _refusal(self, found: Found[R], permission: str) -> ShellWeGoError:
@@ -180,7 +170,7 @@ class Access:
     async def _audited(self, work: Callable[[], Awaitable[T]]) -> T:
         try:
             return await work()
-        except _RefusedError as refused:
+        except RefusedError as refused:
             await self._record_refusal(refused.resource, refused.scope)
             raise refused.outward from None
         except ForbiddenError:

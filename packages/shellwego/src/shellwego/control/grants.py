@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from shellwego.control.addresses import find_user
 from shellwego.control.config import refuse
 from shellwego.control.roles import choose_role, refuse_to_give, role_name
 from shellwego.control.scopes import Scope, missing, scope_at
@@ -171,11 +172,10 @@ def _receiver(tx: Transaction, principal: Principal, scope: Scope, ref: str) -> 
         if account is not None and account.organization_id == scope.organization_id:
             return account
     else:
-        by_id = tx.users.get(ref)
-        user = by_id or next(iter(tx.users.select(eq("email", ref), limit=1)), None)
+        by_id, user = is_id("usr", ref), find_user(tx, ref)
         if user is not None and (is_member(tx, scope.organization_id, user.id) or (everybody and by_id)):
             return user
-        if everybody and not is_id("usr", ref):
+        if everybody and not by_id:
             _refuse_by_email(scope)
     message = "there is no such member or service account here"
     resolution = "Users join an organization by invitation; then they can get roles on what is in it."

@@ -207,6 +207,8 @@ class LogFollower:
         async with contextlib.aclosing(changes(self._control, subjects.app(app_id))) as ticks:
             async for _ in ticks:
                 found = await self._found(look)
+                if found is None:
+                    continue
                 if query is self._query and len(found) > 1:
                     await self._tell_last_lines(found)
                 self._known = {instance.id for instance in found}
@@ -218,12 +220,15 @@ class LogFollower:
                 if self._over():
                     return
 
-    async def _found(self, look: Look) -> list[Instance]:
+    async def _found(self, look: Look) -> list[Instance] | None:
+        """None: the store does not answer now, so nothing is known to be another."""
         try:
             return await look()
-        except NotFoundError as error:
+        except ShellWeGoError as error:
             if self._query.instance_id and error.code == _NO_INSTANCE:
                 return []
+            if error.temporary:
+                return None
             raise
 
     async def _tell_last_lines(self, instances: list[Instance]) -> None:

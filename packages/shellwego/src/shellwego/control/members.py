@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shellwego.control.addresses import find_user
 from shellwego.control.grants import change_grant, delete_grant, grants_on, grants_within
 from shellwego.control.pages import Page, PageRequest, page
 from shellwego.control.scopes import missing
@@ -34,7 +35,7 @@ def member_of(tx: Transaction, grant: Grant) -> Member | None:
 
 def find_member(tx: Transaction, organization: Organization, ref: str) -> Member:
     """A member by the user's id or email; raises `NotFoundError`."""
-    user = tx.users.get(ref) or next(iter(tx.users.select(eq("email", ref), limit=1)), None)
+    user = find_user(tx, ref)
     grants = grants_on(tx, organization.id, user.id) if user else []
     if user is None or not grants:
         raise missing("member", ref)

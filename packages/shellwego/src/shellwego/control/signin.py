@@ -13,6 +13,7 @@ import hashlib
 from dataclasses import dataclass, field, replace
 
 from shellwego.control import totp
+from shellwego.control.addresses import email_of
 from shellwego.control.passwords import Passwords
 from shellwego.control.sealing import Sealer
 from shellwego.control.throttling import Counted, Throttle
@@ -20,7 +21,6 @@ from shellwego.control.tokens import TokenWish, forget_ended, insert_token, life
 from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core.attenuation import Power
 from shellwego.core.credentials import Credentials
-from shellwego.core.emails import normalized
 from shellwego.core.errors import UnauthenticatedError
 from shellwego.core.passwords import prepared
 from shellwego.core.tenancy import Issuer, Token, User
@@ -135,14 +135,6 @@ def refused() -> UnauthenticatedError:
         "the email, the password or the code is wrong",
         resolution="Where the account has one-time codes, give a fresh one with the password.",
     )
-
-
-def email_of(text: str) -> str:
-    """An address, normalized; empty, which is nobody's, where it is none."""
-    try:
-        return normalized(text)
-    except ValueError:
-        return ""
 
 
 def _password(text: str) -> str | None:

@@ -21,8 +21,9 @@ from shellwego.control.scopes import (
     reach,
     visible_projects,
 )
+from shellwego.core import iam
 from shellwego.core.apps import App
-from shellwego.core.errors import MalformedError, NotFoundError
+from shellwego.core.errors import MalformedError, NotFoundError, ShellWeGoError
 from shellwego.core.ids import is_id
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
@@ -63,8 +64,19 @@ class Found(Generic[R_co]):
     it is the platform itself and everybody knows that there is one."""
 
 
+class RefusedError(Exception):
+    """Carries the outward error of a denial past the transaction that it undoes, to where its record is written."""
+
+    def __init__(self, outward: ShellWeGoError, resource: str, scope: Scope) -> None:
+        super().__init__(outward.message)
+        self.outward = outward
+        self.resource = resource
+        self.scope = scope
+
+
 class Target(Protocol[R_co]):
-    """Names the resource of a request. `find` raises `NotFoundError`, or `MalformedError` where it names none."""
+    """Names the resource of a request. `find` raises `NotFoundError`, or `MalformedError` where it names none; or
+    `RefusedError`, see `unguessed`."""
 
     def find(self, tx: Transaction, principal: Principal) -> Found[R_co]: ...
 
@@ -148,7 +160,7 @@ class OrganizationTarget:
             iter(tx.organizations.select(eq("name", self.ref), limit=1)), None
         )
         if organization is None:
-            raise missing("organization", self.ref)
+            raise unguessed("organization", "org", self.ref, principal)
         return Found(organization, Scope(organization.id), organization.id, missing("organization", self.ref))
 
 
@@ -250,6 +262,15 @@ class WebhookTarget:
             raise missing("webhook", self.ref)
         scope = Scope(webhook.organization_id, webhook.project_id)
         return Found(webhook, scope, webhook.id, missing("webhook", self.ref))
+
+
+def unguessed(kind: str, prefix: str, ref: str, principal: Principal) -> NotFoundError | RefusedError:
+    """What to raise where nothing has this id or name. A name could be guessed: who may not see all of the kind is refused
+    as for somebody else's, with a record of the platform, or he would know by the time that the answer takes."""
+    error = missing(kind, ref)
+    if is_id(prefix, ref) or iam.allowed(principal, f"{kind}s:read", SYSTEM.chain):
+        return error
+    return RefusedError(error, kind, SYSTEM)
 
 
 def _of_system(kind: str, ref: str, found: IdentifiedT | None) -> Found[IdentifiedT]:

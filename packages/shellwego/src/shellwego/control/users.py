@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from shellwego.control.addresses import find_user
 from shellwego.control.scopes import SYSTEM, missing
-from shellwego.control.signin import account_of, email_of
-from shellwego.control.targets import Found
+from shellwego.control.targets import Found, unguessed
 from shellwego.control.unit import Unit
 from shellwego.core.errors import ConflictError
-from shellwego.core.ids import is_id
 from shellwego.core.tenancy import Principal, User
 from shellwego.ports.store import Transaction
 
@@ -21,10 +20,9 @@ class UserTarget:
     ref: str
 
     def find(self, tx: Transaction, principal: Principal) -> Found[User]:
-        by_id = is_id("usr", self.ref)
-        user = tx.users.get(self.ref) if by_id else account_of(tx, email_of(self.ref)).user
+        user = find_user(tx, self.ref)
         if user is None:
-            raise missing("user", self.ref)
+            raise unguessed("user", "usr", self.ref, principal)
         return Found(user, SYSTEM, user.id, missing("user", self.ref))
 
 

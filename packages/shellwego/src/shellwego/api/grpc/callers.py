@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
-from plasmavmc.errors import CapacityError, UnavailableError
+from plasmavmc.errors import CapacityError
 from plasmavmc.rpc.access import EVERYTHING, Action, Decision, Principal, Reach, Request
 from plasmavmc.rpc.bearer import bearer_token
 from plasmavmc.rpc.gate import Context, current_call
@@ -24,6 +24,7 @@ from shellwego.api.grpc.errors import told, translated
 from shellwego.api.grpc.permissions import PERMISSIONS
 from shellwego.api.grpc.scopes import APP_ID_LABEL, APP_LABEL, scope_in, scope_out
 from shellwego.api.ratelimit import RateLimiter
+from shellwego.control import rights
 from shellwego.control.authentication import Authenticator, refused
 from shellwego.control.authorization import Access, Question, judge, realm
 from shellwego.control.roles import roles_of
@@ -35,8 +36,6 @@ from shellwego.ports.store import Transaction, eq
 
 R = TypeVar("R")
 T = TypeVar("T")
-
-CHECK_RIGHT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ class Callers:
             UnauthenticatedError: his token was revoked or has expired.
         """
         with translated():
-            access.principal = await self._authenticator.refresh(access.principal)
+            await rights.renew(self._authenticator, access)
 
     async def while_valid(self, items: AsyncIterator[T], target: Target[R] | None = None) -> AsyncGenerator[T, None]:
         """The items, as long as the caller's token holds, he may do this to the target, and the server goes on.
@@ -94,7 +93,7 @@ class Callers:
             ForbiddenError, NotFoundError: the caller lost the right to it.
             UnavailableError: the server stops.
         """
-        watch = asyncio.create_task(self._until_refused(self.access(), target), name="right")
+        watch = asyncio.create_task(self._until_refused(target), name="right")
         try:
             async with aclosing(cast("Any", items)):
                 while True:
@@ -113,16 +112,9 @@ class Callers:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
 
-    async def _until_refused(self, access: Access, target: Target[R] | None) -> None:
-        while not self.stopping.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CHECK_RIGHT_S):
-                    await self.stopping.wait()
-            await self.renew(access)
-            if target is not None:
-                with translated():
-                    await access.read(target, lambda _tx, _found: None)
-        raise UnavailableError("server-stopping", "the server stops; come again")
+    async def _until_refused(self, target: Target[R] | None) -> None:
+        with translated():
+            await rights.until_refused(self._authenticator, self.access(), target, self.stopping)
 
 
 class TokenAuthorizer:

@@ -51,7 +51,7 @@ class PlatformImages:
             project_id = await access.read(target, lambda _tx, row: row.id)
             chosen = await images.choose_image(self._control, self._work, project_id, order.source)
             row = await access.write(target, lambda unit, project: images.register_image(unit, project, chosen))
-        async with aclosing(self._callers.while_valid(self._until_ready(row))) as progress:
+        async with aclosing(self._callers.while_valid(self._until_ready(row), target)) as progress:
             async for event in progress:
                 yield event
         yield await self.get_image(order.scope, chosen.digest)

@@ -165,7 +165,9 @@ class GuardedRoute(APIRoute):
         return response
 
     async def _asked_again(self, request: Request) -> Response:
-        principal = await context_of(request).authenticator.refresh(request.state.access.principal)
+        context = context_of(request)
+        await context.shares.turn(context.control.clock, request.state.access)
+        principal = await context.authenticator.refresh(request.state.access.principal)
         request.state.access = make_access(request, principal, self.permission)
         return await self._asked(request)
 

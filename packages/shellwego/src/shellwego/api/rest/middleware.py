@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shellwego.api.rest.problems import internal_problem, problem
@@ -65,6 +66,8 @@ class TraceMiddleware:
 
         try:
             await self._app(scope, receive, send_traced)
+        except ClientDisconnect:
+            pass  # it left in the middle of its body, so there is nobody to answer
         except Exception as error:  # noqa: BLE001 - the last place where a defect can become an answer
             response = internal_problem(Request(scope), error)
             if not status:

@@ -3,10 +3,15 @@
 The rate of a token counts what begins; a stream lasts as long as its token, a wait for a minute, and a body that comes
 slowly for longer. So what is open is counted, too: all requests of a principal, however many tokens it has, and of an
 organization what is about it and lasts. Operators are no tenants, and are not counted. Each server counts for itself.
+
+What lasts looks again and again, at each event of the platform and on a timer, and no request is counted for that. So the
+looks of an organization's streams and waits take turns: a few of them never wait for one another, very many do.
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +19,12 @@ from contextlib import contextmanager
 from shellwego.control.authorization import Access
 from shellwego.core.errors import ThrottledError
 from shellwego.core.tenancy import Principal
+from shellwego.ports.clock import Clock
 
 OF_PRINCIPAL = 128
 OF_ORGANIZATION = 256
+LOOKS_PER_S = 16
+"""Of an organization; where what is asked for lies in none, of a principal."""
 _RETRY_AFTER_S = 5
 
 
@@ -27,6 +35,8 @@ class Shares:
         self._of_principal = of_principal
         self._of_organization = of_organization
         self._open: Counter[str] = Counter()
+        self._free_at: dict[str, float] = {}
+        """When the next look of each may be: monotonic seconds. Who looked last is the last."""
 
     @contextmanager
     def request(self, principal: Principal) -> Iterator[None]:
@@ -41,9 +51,29 @@ class Shares:
         with self._held(access.principal, organization, most, "streams and waits of this organization"):
             yield
 
+    async def turn(self, clock: Clock, access: Access, most_s: float = math.inf) -> None:
+        """Return when it is the turn of one more look at what was found last, or after `most_s` seconds."""
+        if _is_operator(access.principal):
+            return
+        key, now = access.scope.organization_id or access.principal.principal_id, clock.monotonic()
+        at = max(self._free_at.pop(key, now), now)
+        self._free_at[key] = at + 1 / LOOKS_PER_S
+        self._forget(now)
+        if at > now:
+            try:
+                await clock.sleep(min(at - now, most_s))
+            except asyncio.CancelledError:
+                if key in self._free_at:  # who leaves does not hold up who comes next
+                    self._free_at[key] -= 1 / LOOKS_PER_S
+                raise
+
+    def _forget(self, now: float) -> None:
+        while self._free_at and self._free_at[first := next(iter(self._free_at))] <= now:
+            del self._free_at[first]
+
     @contextmanager
     def _held(self, principal: Principal, key: str, most: int, words: str) -> Iterator[None]:
-        if not key or any(not grant.scope_id for grant in principal.grants):
+        if not key or _is_operator(principal):
             yield
             return
         if self._open[key] >= most:
@@ -60,3 +90,7 @@ class Shares:
             self._open[key] -= 1
             if not self._open[key]:
                 del self._open[key]
+
+
+def _is_operator(principal: Principal) -> bool:
+    return any(not grant.scope_id for grant in principal.grants)

@@ -46,6 +46,8 @@ async def wait_for(
         first = True
         async with contextlib.aclosing(ticking) as ticks:
             async for _ in ticks:
+                if not first:
+                    await context.shares.turn(clock, access, deadline - clock.monotonic())
                 await renew(context, access)
                 seen = await look()
                 if reached(seen) or clock.monotonic() >= deadline or context.stopping.is_set():

@@ -1,7 +1,8 @@
 """`?watch=true` on a list: the list as it is now, and again whenever it is another.
 
 Whatever a page shows, each of its looks goes the way of the request itself, with what the caller may by then; so a watcher
-sees what a reader sees, and nothing that one would not. Looks follow events, and a timer, but not one another too closely.
+sees what a reader sees, and nothing that one would not. Looks follow events, and a timer, but not one another too closely,
+and those of many watchers of one organization take turns (`shares`).
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from shellwego.api.rest.answers import body_answer, read, respond
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Filter, Listing, Organization, Project, Since, Until, between, one_of
 from shellwego.api.rest.pieces import Pieces
-from shellwego.api.rest.routes.common import resource_router
+from shellwego.api.rest.rights import renew, while_allowed
+from shellwego.api.rest.routes.common import Here, resource_router
 from shellwego.api.rest.schemas.audit import (
     AuditExportEnd,
     AuditList,
@@ -26,6 +27,7 @@ from shellwego.control.events import ScopeTarget, within_scope
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
 from shellwego.control.scopes import Scope
+from shellwego.core.errors import ShellWeGoError
 from shellwego.ports.store import Transaction
 
 router = resource_router("audit")
@@ -71,6 +73,7 @@ async def list_audit(
 @operation(router, "GET", "/audit/export", permission="audit:read", answer=None, media_type=NDJSON)
 async def export_audit(
     *,
+    here: Here,
     access: Granted,
     project: Project = "",
     organization: Organization = "",
@@ -84,9 +87,13 @@ async def export_audit(
 
     async def lines() -> AsyncGenerator[str]:
         count = 0
-        async for batch in audit.export(access, target, between(since, until)):
-            count += len(batch)
-            yield "".join(f"{audit_view(record).model_dump_json()}\n" for record in batch)
+        try:
+            async for batch in audit.export(access, target, between(since, until)):
+                count += len(batch)
+                yield "".join(f"{audit_view(record).model_dump_json()}\n" for record in batch)
+                await renew(here, access)
+        except ShellWeGoError:  # he may not read on, or the store cannot be read: the last line is missing then
+            return
         yield f"{AuditExportEnd(complete=True, records=count).model_dump_json()}\n"
 
     return Pieces(lines(), media_type=NDJSON)
@@ -94,9 +101,10 @@ async def export_audit(
 
 @operation(router, "GET", "/audit/verify", permission="audit:read", answer=AuditVerification, seconds=_VERIFY_S)
 async def verify_audit(
-    *, access: Granted, project: Project = "", organization: Organization = "", anchor: Anchor = ""
+    *, here: Here, access: Granted, project: Project = "", organization: Organization = "", anchor: Anchor = ""
 ) -> Response:
     """Whether the chain of the organization holds, or all chains for the platform as a whole; the first break is named.
     What was cut off from the end together with all its traces shows only against an anchor."""
-    found = await audit.verify(access, ScopeTarget(organization, project), audit.parse_anchor(anchor))
+    target = ScopeTarget(organization, project)
+    found = await while_allowed(here, access, target, audit.verify(access, target, audit.parse_anchor(anchor)))
     return respond(body_answer(verification_view(found)))

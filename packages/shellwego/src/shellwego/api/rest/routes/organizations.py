@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import Query
 from starlette.responses import Response
 
 from shellwego.api.rest.answers import IfMatch, body_answer, read, respond, write
@@ -36,10 +33,6 @@ from shellwego.ports.store import Transaction
 router = resource_router("organizations")
 _SORTS: dict[str, type[str] | type[float]] = {"name": str, "id": str}
 _MEMBER_SORTS: dict[str, type[str] | type[float]] = {"id": str}
-InOrganization = Annotated[
-    str, Query(alias="organization", max_length=255, description="Id or name; needed where the token sees several.")
-]
-"""The organization that a request is about, where its path names none."""
 
 
 @operation(router, "POST", "/organizations", permission="organizations:create", answer=OrganizationView, status=201)

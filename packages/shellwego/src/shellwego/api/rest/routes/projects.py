@@ -7,8 +7,8 @@ from starlette.responses import Response
 from shellwego.api.rest.answers import IfMatch, body_answer, read, respond, write
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Listing
+from shellwego.api.rest.lists import Organization as InOrganization
 from shellwego.api.rest.routes.common import Ref, resource_router
-from shellwego.api.rest.routes.organizations import InOrganization
 from shellwego.api.rest.schemas.common import pagination
 from shellwego.api.rest.schemas.tenancy import (
     OrganizationQuotasPut,

@@ -21,7 +21,7 @@ from starlette.websockets import WebSocketDisconnect
 from shellwego.api.rest.context import Context, context_of
 from shellwego.api.rest.guard import admit_socket, check_parameters
 from shellwego.api.rest.problems import core_problem
-from shellwego.api.rest.rights import CHECK_S, check_still
+from shellwego.api.rest.rights import until_refused
 from shellwego.control.authorization import Access
 from shellwego.control.config import check_command
 from shellwego.control.instances import logged_instances, reachable_instance
@@ -147,7 +147,7 @@ async def _carry(socket: WebSocket, context: Context, access: Access, instance: 
         downwards = asyncio.ensure_future(_to_client(socket, stream))
         others = [
             asyncio.ensure_future(_from_client(socket, stream)),
-            asyncio.ensure_future(_watch(context, access, instance)),
+            asyncio.ensure_future(until_refused(context, access, InstanceTarget(instance.id))),
         ]
         await asyncio.wait([downwards, *others], return_when=asyncio.FIRST_COMPLETED)
         for task in (downwards, *others):
@@ -188,13 +188,3 @@ async def _from_client(socket: WebSocket, stream: DuplexStream) -> None:
         # A command that is gone needs no input: its end is told by its output.
         with contextlib.suppress(UnavailableError):
             await stream.send(data)
-
-
-async def _watch(context: Context, access: Access, instance: Instance) -> None:
-    """Return, by an error, once the stream may not go on."""
-    while not context.stopping.is_set():
-        await check_still(context, access, InstanceTarget(instance.id))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CHECK_S):
-                await context.stopping.wait()
-    raise UnavailableError("server-stopping", "the server stops; come again")
