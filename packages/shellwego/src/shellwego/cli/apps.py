@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _DESTROY_S = 120.0
 _SETTLE_S = 300.0
-_POLL_S = 1.0
+_POLL_S = 2.0
+"""Each look is two requests, and a token may make 100 a minute on the smallest plan."""
 LIVE = "pending,assigned,starting,healthy,unhealthy,asleep,stopping"
 """The phases of instances that have not ended."""
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from shellwego.client.generated import ImageView
 
 _PULL_S = 1800.0
+_FIRST_PAUSE_S = 0.3
+_LONGEST_PAUSE_S = 2.0
+"""A small image is here at once; for a large one a token need not spend all the requests that it may make."""
 
 
 @click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -85,12 +88,13 @@ def pull_image(session: Session, reference: str) -> None:
 
     progress = StageProgress(session)
     image = session.client.register_image(ImageCreate(reference=reference), project=session.project)
-    deadline = time.monotonic() + _PULL_S
+    deadline, pause = time.monotonic() + _PULL_S, _FIRST_PAUSE_S
     while image.state not in ("ready", "failed"):
         progress.update(image.state, image.reference)
         if time.monotonic() > deadline:
             raise Failure(f"{image.reference} is still {image.state}", code=TIMED_OUT)
-        time.sleep(0.3)
+        time.sleep(pause)
+        pause = min(pause * 1.5, _LONGEST_PAUSE_S)
         image = session.client.get_image(image.id)
     if image.state == "failed":
         raise Failure(f"{image.reference} could not be fetched: {image.reason}", code=FAILED)

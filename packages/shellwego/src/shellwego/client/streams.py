@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from shellwego.client.transport import ApiProblem, Query, Transport, Unreachable, problem, segment
+from shellwego.client.transport import ApiProblem, Patience, Query, Transport, Unreachable, problem, segment
 from shellwego.wire.streams import Record, RecordError, RecordKind, RecordReader, pack
 
 if TYPE_CHECKING:
@@ -135,6 +135,19 @@ def open_logs(transport: Transport, app: str, query: Query) -> RecordSocket:
 
 
 def _open(transport: Transport, path: str, query: str) -> RecordSocket:
+    from websockets.exceptions import InvalidStatus  # noqa: PLC0415 - see the module's head
+
+    patience = Patience()
+    while True:
+        try:
+            return _opened(transport, path, query)
+        except InvalidStatus as answer:
+            refused = problem(answer.response.status_code, bytes(answer.response.body or b""))
+            if not patience.waited(refused, answer.response.headers.get("Retry-After")):
+                raise refused from answer
+
+
+def _opened(transport: Transport, path: str, query: str) -> RecordSocket:
     from websockets.exceptions import InvalidStatus, WebSocketException  # noqa: PLC0415 - see the module's head
     from websockets.sync.client import connect, unix_connect  # noqa: PLC0415
 
@@ -162,8 +175,8 @@ def _open(transport: Transport, path: str, query: str) -> RecordSocket:
                 ssl=transport.tls(),
                 proxy=None,
             )
-    except InvalidStatus as refused:
-        raise problem(refused.response.status_code, bytes(refused.response.body or b"")) from refused
+    except InvalidStatus:
+        raise
     except (OSError, TimeoutError, WebSocketException) as error:
         raise Unreachable(f"the API at {transport.api_url} cannot be reached: {error}") from error
     return RecordSocket(connection)
