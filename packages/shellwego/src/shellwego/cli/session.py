@@ -109,21 +109,29 @@ class Session:
             Failure: the organization has no such project, or several.
         """
         if self.organization:
-            return self._project_of(self.organization)
+            return self._project_of(self.organization, self.project_option)
         return self.project_option or self.context.project or None
+
+    def project_named(self, name: str) -> str:
+        """The project that is called so, in the organization that was named with it.
+
+        Raises:
+            Failure: the organization has no such project.
+        """
+        return self._project_of(self.organization, name) if self.organization else name
 
     @property
     def place(self) -> str | None:
         """The project that something is looked for in; where an organization was named, only one that was named with it."""
         return None if self.organization and not self.project_option else self.project
 
-    def _project_of(self, organization: str) -> str:
+    def _project_of(self, organization: str, name: str | None) -> str:
         from shellwego.client.pages import MOST, every  # noqa: PLC0415
 
         listed = self.client.list_projects
         found = every(lambda cursor: listed(limit=MOST, cursor=cursor, organization=organization))
-        if self.project_option:
-            found = [each for each in found if self.project_option in (each.name, each.id)]
+        if name:
+            found = [each for each in found if name in (each.name, each.id)]
         if len(found) == 1:
             return found[0].id
         if found:
@@ -131,7 +139,7 @@ class Session:
             raise Failure(
                 f"{organization} has several projects: {names}", code=USAGE, resolution="Say which: -p PROJECT"
             )
-        named = f"project “{self.project_option}”" if self.project_option else "project"
+        named = f"project “{name}”" if name else "project"
         raise Failure(
             f"{organization} has no {named} that you can see", code=NOT_FOUND, resolution="swg projects ls shows those."
         )

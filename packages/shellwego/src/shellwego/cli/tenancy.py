@@ -235,7 +235,7 @@ def _show_project(session: Session, project: ProjectView) -> None:
 
 def the_project(session: Session, name: str | None) -> str:
     """The project that a command is about: the named one, else that of the session, else the only one."""
-    chosen = name or session.project
+    chosen = session.project_named(name) if name else session.project
     if chosen:
         return chosen
     found = session.client.list_projects(limit=2).data
@@ -287,7 +287,8 @@ def rename_project(session: Session, name: str, new_name: str) -> None:
     """Give a project another name; hostnames of its apps stay."""
     from shellwego.client.generated import ProjectPatch  # noqa: PLC0415
 
-    _show_project(session, session.client.rename_project(name, ProjectPatch(name=new_name)))
+    renamed = session.client.rename_project(the_project(session, name), ProjectPatch(name=new_name))
+    _show_project(session, renamed)
 
 
 @projects.command("delete")
@@ -296,8 +297,9 @@ def rename_project(session: Session, name: str, new_name: str) -> None:
 @about_no_app
 def delete_project(session: Session, name: str) -> None:
     """Delete a project that has no apps, with its images."""
+    project = the_project(session, name)
     session.confirm(f"Delete the project {name} and its images?")
-    session.client.delete_project(name)
+    session.client.delete_project(project)
     session.say(f"{name} is gone")
 
 
