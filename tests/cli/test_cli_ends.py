@@ -326,6 +326,23 @@ def test_a_reason_that_a_guest_or_registry_wrote_cannot_drive_the_terminal(
     assert not set("\x1b\x07\x9b\x90\x9c\u202e\r") & set(failed.err + listed.out + logged.out)
 
 
+@pytest.mark.parametrize("nasty", ["\x1b]52;c;Y3VybA==\x07", "\x9b2J", "\u202egnp.exe", "\rforged"])
+def test_what_a_guest_or_another_told_last_cannot_drive_the_terminal(
+    machine: Machine, api: HandMadeApi, nasty: str
+) -> None:
+    over = view(InstanceView, id="ins_1", phase="failed", exit_code=3, reason_code="exited", log_tail=[f"last {nasty}"])
+    api.answer("GET", "/v1/vms/ins_1", over)
+    shown = machine.swg("vms", "show", "ins_1")
+    api.answer("POST", "/v1/apps/shop/runs", over, status=202)
+    api.refuse("GET", "/v1/apps/shop/logs", 409, "no-logs", detail=f"not read {nasty}")
+    run = machine.swg("run", "-a", "shop", "nonsense")
+    api.answer("GET", f"{APPS}/shop", view(AppView, name=f"named {nasty}"))
+    named = machine.swg("apps", "show", "shop", "--output", "name")
+    told = shown.out + run.err + named.out
+    assert all(words in told for words in ("last ", "not read ", "named "))
+    assert not set("\x1b\x07\x9b\u202e\r") & set(told)
+
+
 def test_machines_read_what_was_written(machine: Machine, api: HandMadeApi) -> None:
     line = view(LogLineView, text="\x9b2J \u202e", process="web", instance_id="ins_abcdef")
     api.answer("GET", "/v1/apps/shop/logs", LogList(data=[line]))

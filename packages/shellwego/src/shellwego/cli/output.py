@@ -58,7 +58,7 @@ def show_one(session: Session, document: Any, pairs: Mapping[str, object], *, na
     if session.output in ("json", "yaml"):
         show(session, document, [])
     elif session.output == "name":
-        click.echo(name)
+        click.echo(one_line(name))
     else:
         click.echo(fields(pairs))
 

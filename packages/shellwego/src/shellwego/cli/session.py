@@ -186,13 +186,19 @@ class Session:
             return
         if not sys.stdin.isatty():
             raise Failure(f"{question} Nobody can be asked here.", code=USAGE, resolution="Add --yes.")
-        if not click.confirm(question, err=True):
+        if not click.confirm(_printable(question), err=True):
             raise Failure("stopped: nothing was changed")
 
     def say(self, text: str) -> None:
         """A remark for people, on stderr; silent with `--quiet`."""
         if not self.quiet:
-            click.echo(text, err=True)
+            click.echo(_printable(text), err=True)
+
+
+def _printable(text: str) -> str:
+    from shellwego.client.text import printable  # noqa: PLC0415 - most commands say nothing
+
+    return printable(text)
 
 
 def choice(known: ContextFile) -> str:
