@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,14 +15,17 @@ from shellwego.cli.output import show
 from shellwego.cli.session import Session, shared
 from shellwego.client.text import printable, safe_json
 
+if TYPE_CHECKING:
+    from shellwego.client.streams import ServerSentEvent
+
+_MOST = 10_000
+_OVER = ("stopped", "failed", "lost")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @click.command()
 @click.option("-f", "--follow", is_flag=True, help="Go on with each new line, new instances included.")
-@click.option(
-    "-n", "--tail", type=click.IntRange(0, 10_000), default=100, show_default=True, help="Last lines to show."
-)
+@click.option("-n", "--tail", type=click.IntRange(0, _MOST), default=100, show_default=True, help="Last lines to show.")
 @click.option("--since", metavar="AGE", help="Only lines younger than this, such as 90s, 10m, 2h.")
 @click.option("--process", metavar="NAME", help="Only this process.")
 @click.option("--instance", metavar="ID", help="Only this instance: its id, an end of it, or web.0.")
@@ -30,9 +35,6 @@ def logs(
 ) -> None:
     """Show an app's output, also of instances that ended."""
     import msgspec  # noqa: PLC0415
-
-    from shellwego.client.generated import LogLineView  # noqa: PLC0415
-    from shellwego.client.transport import decode  # noqa: PLC0415
 
     moment = None if since is None else time.time() - seconds(since)
     choice = {"project": session.project, "process": process, "instance": instance}
@@ -46,9 +48,43 @@ def logs(
         if tail and not found:
             session.say("no output yet")
         return
-    for event in session.client.stream_logs(session.app, tail=tail, since=moment, **choice):
+    _follow(session, tail=tail, since=moment, process=process, instance=instance)
+
+
+def _follow(session: Session, *, tail: int, since: float | None, process: str | None, instance: str | None) -> None:
+    from shellwego.cli.following import followed  # noqa: PLC0415
+    from shellwego.cli.linesseen import LinesSeen  # noqa: PLC0415
+    from shellwego.client.generated import LogLineView  # noqa: PLC0415
+    from shellwego.client.transport import decode  # noqa: PLC0415
+
+    seen, client, app, project = LinesSeen(), session.client, session.app, session.project
+
+    def begin() -> Iterator[ServerSentEvent]:
+        onwards = seen.onwards()
+        first, most = (since, tail) if onwards is None else (onwards, _MOST)
+        return client.stream_logs(app, project=project, tail=most, since=first, process=process, instance=instance)
+
+    def over() -> bool:
+        return instance is not None and _has_ended(session, instance)
+
+    for event in followed(session.say, begin, over):
         if event.event in ("log", "message"):
-            _print(session, decode(event.data.encode(), LogLineView))
+            line = decode(event.data.encode(), LogLineView)
+            instance = line.instance_id if instance else None  # the place web.0 is another's after a deploy
+            if seen.is_new(line):
+                _print(session, line)
+
+
+def _has_ended(session: Session, instance: str) -> bool:
+    """Whether no more can come of an instance, as far as the API tells it now."""
+    from shellwego.client.transport import ApiProblem, Unreachable  # noqa: PLC0415
+
+    try:
+        return session.client.get_instance(session.app, instance, project=session.project).phase in _OVER
+    except ApiProblem as problem:
+        return problem.status == 404
+    except Unreachable:
+        return False
 
 
 def _print(session: Session, line: object) -> None:

@@ -24,6 +24,10 @@ _CLOSE_S = 1.0
 _MAX_MESSAGE = 1024 * 1024
 
 
+class StreamError(ApiProblem):
+    """The API ended a stream that it had begun, with an error."""
+
+
 class ServerSentEvent(msgspec.Struct, frozen=True):
     """One event: `data` is JSON, `id` resumes a stream after it."""
 
@@ -36,7 +40,7 @@ def events(lines: Iterable[bytes]) -> Iterator[ServerSentEvent]:
     """Cut the lines of an answer into events (WHATWG HTML, section 9.2.6).
 
     Raises:
-        ApiProblem: the API ended the stream with an error.
+        StreamError: the API ended the stream with an error.
     """
     name, id_ = "message", ""
     data: list[str] = []
@@ -53,7 +57,7 @@ def events(lines: Iterable[bytes]) -> Iterator[ServerSentEvent]:
             event = ServerSentEvent(name, "\n".join(data), id_)
             name, data = "message", []
             if event.event == "error":
-                raise problem(503, event.data.encode())
+                raise problem(503, event.data.encode(), StreamError)
             yield event
 
 

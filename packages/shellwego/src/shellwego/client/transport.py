@@ -75,6 +75,10 @@ class Unreachable(Exception):
     """No answer came: no connection, no name, broken off, or not our API."""
 
 
+class BrokenOff(Unreachable):
+    """An answer had begun, and was broken off."""
+
+
 class UnusableName(ValueError):
     """What was given for the name or id of a thing can be neither; nothing was asked."""
 
@@ -189,22 +193,28 @@ class Transport:
         timeout: float = 60.0,
     ) -> Iterator[bytes]:
         """The lines of a long answer, on a connection of its own; raises as `send`. The server sends something at least
-        every quarter of a minute, so a silence of `timeout` seconds is a broken connection."""
+        every quarter of a minute, so a silence of `timeout` seconds is a broken connection (`BrokenOff`)."""
         connection = self.connect(timeout)
-        patience = Patience()
         try:
             with _told(self.api_url):
-                while True:
-                    connection.request("GET", target(path, query), headers=self.header_fields(headers, None))
-                    response = connection.getresponse()
-                    if response.status < 400:
-                        break
-                    refused = problem(response.status, response.read(_MAX_ANSWER))
-                    if not patience.waited(refused, response.headers.get("Retry-After")):
-                        raise refused
+                response = self._begun(connection, target(path, query), self.header_fields(headers, None))
+            with _told(self.api_url, begun=True):
                 yield from response
         finally:
             connection.close()
+
+    def _begun(
+        self, connection: http.client.HTTPConnection, url: str, headers: Mapping[str, str]
+    ) -> http.client.HTTPResponse:
+        patience = Patience()
+        while True:
+            connection.request("GET", url, headers=headers)
+            response = connection.getresponse()
+            if response.status < 400:
+                return response
+            refused = problem(response.status, response.read(_MAX_ANSWER))
+            if not patience.waited(refused, response.headers.get("Retry-After")):
+                raise refused
 
     def header_fields(self, headers: Mapping[str, str | None] | None, body: Body | None) -> dict[str, str]:
         """The headers of a request, with the token."""
@@ -285,8 +295,9 @@ class Patience:
 class _told:
     """Within it, whatever goes wrong on the way is `Unreachable`; a length that is none is a `ValueError` there."""
 
-    def __init__(self, api_url: str) -> None:
+    def __init__(self, api_url: str, *, begun: bool = False) -> None:
         self._api_url = api_url
+        self._begun = begun
 
     def __enter__(self) -> None:
         return None
@@ -294,6 +305,8 @@ class _told:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, (OSError, http.client.HTTPException, ValueError)):
             said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if self._begun:
+                raise BrokenOff(f"the answer of the API at {self._api_url} was broken off: {said}") from error
             raise Unreachable(f"the API at {self._api_url} cannot be reached: {said}") from error
 
 
@@ -346,9 +359,9 @@ def decode(content: bytes, kind: type[T]) -> T:
         raise Unreachable(f"the answer is not one of this API: {error}") from error
 
 
-def problem(status: int, content: bytes) -> ApiProblem:
-    """The error that an answer tells of."""
+def problem(status: int, content: bytes, kind: type[ApiProblem] = ApiProblem) -> ApiProblem:
+    """The error that an answer tells of, as one of this kind."""
     try:
-        return ApiProblem(status, msgspec.json.decode(content, type=_Problem))
+        return kind(status, msgspec.json.decode(content, type=_Problem))
     except (msgspec.MsgspecError, RecursionError):
-        return ApiProblem(status, _Problem(status=status, detail=f"HTTP {status}, and not from the API; see its URL"))
+        return kind(status, _Problem(status=status, detail=f"HTTP {status}, and not from the API; see its URL"))
