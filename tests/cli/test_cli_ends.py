@@ -258,6 +258,28 @@ def test_why_an_instance_waits_for_a_node_is_told_while_a_scale_goes_on(machine:
     assert (ended.code, ended.err) == (0, "  placing    web 1/2: no node fits: 1 lacks memory\n")
 
 
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        (["sleeping"], 0),
+        (["failed", "failed", "deploying", "failed", "running"], 0),
+        (["deploying", "failed", "failed", "failed", "running"], 8),
+    ],
+)
+def test_a_start_is_over_when_the_app_sleeps_and_failed_when_it_seems_so_for_a_while(
+    machine: Machine, api: HandMadeApi, monkeypatch: pytest.MonkeyPatch, states: list[str], code: int
+) -> None:
+    monkeypatch.setattr("shellwego.cli.apps._SETTLE_S", 5.0)
+    seen = [
+        view(AppView, id="app_1", name="shop", state=each, counts={"web": 1}, running={"web": 1}) for each in states
+    ]
+    api.answer("POST", "/v1/apps/shop/actions/start", view(Accepted, app=seen[0]), status=202)
+    api.answer("GET", "/v1/apps/app_1/wait", *seen)
+    api.answer("GET", "/v1/apps/app_1/instances", InstanceList(data=[], pagination=view(Pagination)))
+    ended = machine.swg("apps", "start", "shop")
+    assert ended.code == code, ended.err
+
+
 def test_logs_and_detached_runs_are_one_document_with_json(machine: Machine, api: HandMadeApi) -> None:
     lines = [view(LogLineView, text=text) for text in ("one", "two")]
     api.answer("GET", "/v1/apps/shop/logs", LogList(data=lines))

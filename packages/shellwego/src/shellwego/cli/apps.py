@@ -23,6 +23,9 @@ _DESTROY_S = 120.0
 _SETTLE_S = 300.0
 _POLL_S = 2.0
 """Each look is two requests, and a token may make 100 a minute on the smallest plan."""
+_STATES = {"running": "running,sleeping", "stopped": "stopped"}
+_FAILED_LOOKS = 3
+"""So often in a row an app must be seen to have failed: until the platform has planned a first instance, it seems so."""
 LIVE = "pending,assigned,starting,healthy,unhealthy,asleep,stopping"
 """The phases of instances that have not ended."""
 
@@ -171,11 +174,12 @@ def restart_app(session: Session, name: str | None, choice: Choice, detach: bool
 
 
 def settle(session: Session, app: AppView, wanted: str, *, detach: bool) -> None:
-    """Wait until the app is as wanted, then show it.
+    """Wait until the app is as wanted, then show it. One that sleeps is as good as one that runs.
 
     Raises:
         Failure: it failed instead, or not in time.
     """
+    failed = 0
     progress = StageProgress(session)
     deadline = time.monotonic() + _SETTLE_S
     while not detach and not _settled(session, app, wanted):
@@ -184,9 +188,10 @@ def settle(session: Session, app: AppView, wanted: str, *, detach: bool) -> None
         progress.update(stage, ": ".join(filter(None, (counts_text(app), waits))))
         if time.monotonic() > deadline:
             raise Failure(f"{app.name} is {app.state}, not {wanted}", code=TIMED_OUT, resolution="See: swg status")
-        state = wanted if app.state != wanted else None
+        state = _STATES[wanted] if app.state not in _STATES[wanted].split(",") else None
         app = session.client.wait_app(app.id, project=session.project, state=state, timeout=_POLL_S)
-        if app.state == "failed":
+        failed = failed + 1 if app.state == "failed" else 0
+        if failed == _FAILED_LOOKS:
             raise Failure(f"{app.name} failed", code=UNHEALTHY, resolution=f"See: swg status -a {app.name}")
     _show(session, app)
 
@@ -198,7 +203,7 @@ def _waits_for(session: Session, app: AppView) -> str:
 
 
 def _settled(session: Session, app: AppView, wanted: str) -> bool:
-    if app.state != wanted:
+    if app.state not in _STATES[wanted].split(","):
         return False
     if wanted == "running":
         return all(app.running.get(name, 0) == count for name, count in app.counts.items())
