@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.logs import seconds
+from shellwego.cli.durations import moment_ago
 from shellwego.cli.output import show
 from shellwego.cli.session import Session, shared
 from shellwego.client.text import one_line, safe_json
@@ -31,7 +30,7 @@ def events(session: Session, follow: bool, limit: int, since: str | None, kind: 
     import msgspec  # noqa: PLC0415
 
     app = session.client.get_app(session.app_option, project=session.project).id if session.app_option else None
-    moment = None if since is None else time.time() - seconds(since)
+    moment = moment_ago(since)
     newest = session.client.list_events(project=session.project, limit=1).data if follow else []
     found = _last(session, limit, kind, app, moment)
     if not follow:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sys
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.failure import USAGE, Failure
+from shellwego.cli.durations import moment_ago
 from shellwego.cli.output import show
 from shellwego.cli.session import Session, shared
 from shellwego.client.text import printable, safe_json
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 
 _MOST = 10_000
 _OVER = ("stopped", "failed", "lost")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @click.command()
@@ -36,7 +33,7 @@ def logs(
     """Show an app's output, also of instances that ended."""
     import msgspec  # noqa: PLC0415
 
-    moment = None if since is None else time.time() - seconds(since)
+    moment = moment_ago(since)
     choice = {"project": session.project, "process": process, "instance": instance}
     if not follow:
         found = session.client.get_logs(session.app, tail=tail, since=moment, **choice).data
@@ -102,15 +99,3 @@ def _print(session: Session, line: object) -> None:
         head = click.style(head, fg="cyan" if line.stream == "stdout" else "yellow")
     text = line.text if line.stream != "system" else f"-- {line.text}"
     click.echo(f"{head} {printable(text)}")
-
-
-def seconds(text: str, option: str = "--since") -> float:
-    """An age such as `90s`, `10m`, `2h`, `1d`.
-
-    Raises:
-        Failure: it is none.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
-    if match is None:
-        raise Failure(f"{option}: {text!r} is not an age such as 90s, 10m or 2h", code=USAGE)
-    return float(match[1]) * _UNITS.get(match[2], 1)

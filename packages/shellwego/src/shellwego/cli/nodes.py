@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from shellwego.cli import joining
+from shellwego.cli.durations import seconds
 from shellwego.cli.failure import TIMED_OUT, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.logs import seconds
 from shellwego.cli.output import age, cores, show, show_one, size, table
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.prompts import at_terminal

@@ -182,6 +182,15 @@ def root_group(
     return click.version_option(None, "--version", "-V", package_name="shellwego", prog_name="swg")(group)
 
 
+def _have_standard_streams() -> None:
+    """Open what our caller closed (`<&-`, `2>&-`). Its number would be given to the next connection, which then had written
+    on it what is meant for people; and Python has None in the stream's place."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+            setattr(sys, name, os.fdopen(descriptor, mode))
+
+
 def _drop_output() -> None:
     """What could not be written would be tried again when Python ends, which then says so in many lines."""
     with suppress(OSError, ValueError):
@@ -193,6 +202,7 @@ def run(root: click.Group) -> NoReturn:
 
     Click alone would end an interrupted command with 1.
     """
+    _have_standard_streams()
     try:
         code = root.main(prog_name="swg", standalone_mode=False)
     except click.ClickException as error:

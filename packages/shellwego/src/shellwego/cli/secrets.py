@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shellwego.cli.durations import seconds
 from shellwego.cli.failure import FAILED, NOT_FOUND, USAGE, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.logs import seconds
 from shellwego.cli.output import age, fields, show, show_one, table
 from shellwego.cli.rollout import follow
 from shellwego.cli.session import Session, about_no_app, project_file_app, shared

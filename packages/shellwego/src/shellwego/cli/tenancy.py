@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import click
@@ -211,7 +212,7 @@ def _number(name: str, text: str) -> int:
     scales = _SCALES.get(name, {"": 1})
     digits = text.rstrip("".join(scales))
     unit = text[len(digits) :]
-    if not (digits.isdecimal() and digits.isascii() and unit in scales):
+    if not (re.fullmatch("[0-9]{1,18}", digits) and unit in scales):
         units = " or ".join(filter(None, scales))
         remedy = f"A whole number, or with {units}." if units else "A whole number, or none."
         raise Failure(f"--set {name}={text}: is no limit", code=USAGE, resolution=remedy)

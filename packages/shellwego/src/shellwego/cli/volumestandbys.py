@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.logs import seconds
+from shellwego.cli.durations import seconds
 from shellwego.cli.output import show_one
 from shellwego.cli.session import Session, about_no_app, shared
 
