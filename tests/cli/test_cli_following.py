@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from shellwego.cli.following import followed
 from shellwego.client.generated import EventList, EventView, InstanceView, LogLineView, Pagination
@@ -23,6 +26,10 @@ GONE = b'event: error\ndata: {"code":"app-not-found","detail":"there is no such 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shellwego.cli.following._PAUSES_S", (0.0,))
+
+
+def each_line(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def logged(*lines: tuple[float, str, str]) -> bytes:
@@ -92,6 +99,20 @@ def test_events_of_the_last_minute_are_not_all_that_there_are(machine: Machine, 
     asked = [each.query for each in api.asked if each.path == "/v1/events"]
     assert ["time" in query for query in asked] == [False, True]
     assert api.asked[-1].headers["Last-Event-ID"] == "41"
+
+
+@pytest.mark.parametrize(("output", "parse"), [("json", each_line), ("yaml", yaml.safe_load_all)])
+def test_machines_get_one_document_for_each_that_comes(
+    machine: Machine, api: HandMadeApi, output: str, parse: Callable[[str], Iterable[Any]]
+) -> None:
+    api.answer("GET", LOGS, logged((0, "a", "one"), (1, "a", "\x9b2J")) + GONE)
+    api.answer("GET", "/v1/events", EventList(data=happened(4), pagination=view(Pagination)))
+    api.answer("GET", EVENTS, streamed(5) + GONE)
+    lines = machine.swg("logs", "-f", "-a", "shop", "--output", output).out
+    assert [line["text"] for line in parse(lines)] == ["one", "\x9b2J"]
+    assert "\x9b" not in lines
+    events = machine.swg("events", "-f", "--output", output).out
+    assert [event["seq"] for event in parse(events)] == [4, 5]
 
 
 def test_a_stream_that_cannot_be_opened_at_first_is_an_error_at_once(machine: Machine, api: HandMadeApi) -> None:

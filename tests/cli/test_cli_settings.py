@@ -222,7 +222,7 @@ def test_a_login_that_makes_no_sense_is_a_mistake_of_use(
         (("scale", "-a", "x", "web=3", "web=2"), "A process is named twice."),
         (("xyzzy",), "See: swg --help"),
         (("scale", "-a", "x", "=1"), "'=1' is not PROCESS=COUNT"),
-        (("logs", "-a", "x", "--since", "yesterday"), "is not an age"),
+        (("logs", "-a", "x", "--since", "yesterday"), "is no time such as"),
         (("env", "import", "-a", "x"), "no variables to import"),
         (("console", "-a", "x"), "the console needs a terminal"),
         (("images", "load", "x", "/nothing"), "No such file"),

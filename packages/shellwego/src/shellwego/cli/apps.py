@@ -10,7 +10,7 @@ import click
 
 from shellwego.cli.failure import TIMED_OUT, UNHEALTHY, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, show, show_one
+from shellwego.cli.output import age, show, show_one, show_removed
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.rollout import Choice, follow, rollout_options
 from shellwego.cli.session import Session, about_no_app, shared
@@ -118,6 +118,7 @@ def destroy_app(session: Session, name: str | None, detach: bool) -> None:
     if not detach:
         _until_gone(session, app)
     session.say(f"{app.name} is " + ("being destroyed" if detach else "gone"))
+    show_removed(session, app.name)
 
 
 def _until_gone(session: Session, app: AppView) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from shellwego.cli.durations import moment_ago
-from shellwego.cli.output import show
+from shellwego.cli.output import show, show_next
 from shellwego.cli.session import Session, shared
-from shellwego.client.text import one_line, safe_json
+from shellwego.client.text import one_line
 
 if TYPE_CHECKING:
     from shellwego.client.generated import EventView
@@ -95,7 +95,5 @@ def _row(event: EventView) -> dict[str, object]:
 def _print(session: Session, event: EventView) -> None:
     import msgspec  # noqa: PLC0415
 
-    if session.output == "json":
-        click.echo(safe_json(msgspec.json.encode(event).decode()))
-    else:
-        click.echo("  ".join(one_line(str(cell)) for cell in _row(event).values()))
+    text = "  ".join(one_line(str(cell)) for cell in _row(event).values())
+    show_next(session, msgspec.to_builtins(event), text)

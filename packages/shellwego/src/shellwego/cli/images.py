@@ -9,7 +9,7 @@ import click
 
 from shellwego.cli.failure import FAILED, NOT_FOUND, TIMED_OUT, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, show, size
+from shellwego.cli.output import age, show, show_removed, size
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import MOST, every
@@ -114,6 +114,7 @@ def remove_image(session: Session, image: str) -> None:
     for each in ids:
         session.client.delete_image(each)
     session.say(f"{image} is removed")
+    show_removed(session, image)
 
 
 def _by_name(session: Session, name: str) -> list[ImageView]:

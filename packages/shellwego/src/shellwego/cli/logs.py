@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from shellwego.cli.durations import moment_ago
-from shellwego.cli.output import show
+from shellwego.cli.output import show, show_next
 from shellwego.cli.session import Session, shared
-from shellwego.client.text import printable, safe_json
+from shellwego.client.text import printable
 
 if TYPE_CHECKING:
+    from shellwego.client.generated import LogLineView
     from shellwego.client.streams import ServerSentEvent
 
 _MOST = 10_000
@@ -84,18 +85,12 @@ def _has_ended(session: Session, instance: str) -> bool:
         return False
 
 
-def _print(session: Session, line: object) -> None:
+def _print(session: Session, line: LogLineView) -> None:
     import msgspec  # noqa: PLC0415
 
-    from shellwego.client.generated import LogLineView  # noqa: PLC0415
-
-    assert isinstance(line, LogLineView)  # noqa: S101 - both callers decode it
-    if session.output == "json":
-        click.echo(safe_json(msgspec.json.encode(line).decode()))
-        return
     when = line.time.strftime("%Y-%m-%dT%H:%M:%S.") + f"{line.time.microsecond // 1000:03d}Z"
     head = f"{when} {line.process}[{line.instance_id[-6:]}]"
     if session.color and sys.stdout.isatty():
         head = click.style(head, fg="cyan" if line.stream == "stdout" else "yellow")
     text = line.text if line.stream != "system" else f"-- {line.text}"
-    click.echo(f"{head} {printable(text)}")
+    show_next(session, msgspec.to_builtins(line), f"{head} {printable(text)}")

@@ -11,7 +11,7 @@ from shellwego.cli import joining
 from shellwego.cli.durations import seconds
 from shellwego.cli.failure import TIMED_OUT, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, cores, show, show_one, size, table
+from shellwego.cli.output import age, cores, show, show_one, show_removed, size, table
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.prompts import at_terminal
 from shellwego.cli.session import Session, about_no_app, shared
@@ -147,6 +147,7 @@ def remove_node(session: Session, node: str, force: bool) -> None:
     session.confirm(f"Remove the node {found.name}?{lost}")
     session.client.remove_node(found.id, force=force)
     session.say(f"{found.name} is removed")
+    show_removed(session, found.name)
 
 
 @nodes.command("drain")

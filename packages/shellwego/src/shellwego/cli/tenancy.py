@@ -9,7 +9,7 @@ import click
 
 from shellwego.cli.failure import USAGE, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, cores, show, show_one, size
+from shellwego.cli.output import age, cores, show, show_one, show_removed, size
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import MOST, every
 
@@ -113,6 +113,7 @@ def delete_organization(session: Session, name: str) -> None:
     session.confirm(f"Delete the organization {name} with its service accounts, roles and members' rights?")
     session.client.delete_organization(name)
     session.say(f"{name} is gone")
+    show_removed(session, name)
 
 
 _SET = click.option(
@@ -302,6 +303,7 @@ def delete_project(session: Session, name: str) -> None:
     session.confirm(f"Delete the project {name} and its images?")
     session.client.delete_project(project)
     session.say(f"{name} is gone")
+    show_removed(session, name)
 
 
 @projects.command("quotas")
@@ -370,3 +372,4 @@ def remove_member(session: Session, member: str) -> None:
     session.confirm(f"Remove {member} from the organization, with all that was granted below it?")
     session.client.remove_member(the_organization(session), member)
     session.say(f"{member} is no member any more")
+    show_removed(session, member)
