@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,41 @@ def test_the_form_of_output_is_named_by_flag_then_environment(machine: Machine, 
     assert machine.swg("apps", "ls", SHELLWEGO_OUTPUT="json").out == "[]\n"
     ended = machine.swg("apps", "ls")
     assert (ended.out, ended.err) == ("", "no apps yet: swg apps create NAME\n")
+
+
+def test_contexts_are_listed_chosen_and_forgotten(machine: Machine) -> None:
+    assert machine.swg("contexts", "ls").err == "no contexts yet: swg login --url URL\n"
+    machine.context("mine", "http://x", token="pat_secret", project="web")
+    machine.context("theirs", "http://y", current=False)
+    listed = machine.swg("contexts", "ls").out.splitlines()
+    assert [line.split()[:3] for line in listed[1:]] == [["mine", "*", "http://x"], ["theirs", "-", "http://y"]]
+    used = machine.swg("contexts", "use", "theirs", "--json")
+    assert (json.loads(used.out)["current"], used.err) == (True, "")
+    found = {each["name"]: each["current"] for each in json.loads(machine.swg("contexts", "list", "--json").out)}
+    assert found == {"mine": False, "theirs": True}
+    assert json.loads(machine.swg("contexts", "ls", "--json", "--context", "mine").out)[0]["current"]
+    assert "pat_secret" not in machine.swg("contexts", "ls", "--json").out
+    assert machine.config.stat().st_mode & 0o777 == 0o600
+    gone = machine.swg("contexts", "remove", "theirs")
+    assert (gone.code, gone.err.splitlines()[0]) == (0, "theirs is forgotten here")
+    assert "swg contexts use NAME" in gone.err
+    assert "its token stays valid" in machine.swg("contexts", "rm", "mine").err
+    assert machine.swg("contexts", "ls", "--output", "name").out == ""
+
+
+@pytest.mark.parametrize("action", ["use", "rm"])
+def test_a_context_that_is_not_there_is_neither_used_nor_forgotten(machine: Machine, action: str) -> None:
+    machine.context("mine", "http://x")
+    before = machine.config.read_bytes()
+    ended = machine.swg("contexts", action, "nobody")
+    assert (ended.code, machine.config.read_bytes()) == (4, before)
+    assert "there is no context 'nobody'" in ended.err
+
+
+def test_a_context_that_the_environment_overrides_is_told_as_such(machine: Machine) -> None:
+    machine.context("mine", "http://x")
+    machine.context("theirs", "http://y")
+    assert "names theirs" in machine.swg("contexts", "use", "mine", SHELLWEGO_CONTEXT="theirs").err
 
 
 def test_without_a_context_the_way_to_one_is_told(machine: Machine) -> None:

@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "login": ("shellwego.cli.login:login", "Sign in to a platform; saved as a context."),
     "logout": ("shellwego.cli.login:logout", "End a context's token, and forget it."),
     "whoami": ("shellwego.cli.login:whoami", "Show who the token belongs to, and where."),
+    "contexts": ("shellwego.cli.contexts:contexts", "List the platforms known here; choose or forget one."),
     "register": ("shellwego.cli.login:register", "Make your account from an invitation, and sign in."),
     "user": ("shellwego.cli.user:user", "Show your account; its name, password and one-time codes."),
     "tokens": ("shellwego.cli.tokens:tokens", "List, create and revoke your tokens."),

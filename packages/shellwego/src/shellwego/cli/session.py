@@ -76,7 +76,11 @@ class Session:
         known = self.known_contexts
         chosen = known.get(self.context_name or "")
         if self.context_name and chosen is None:
-            raise Failure(f"there is no context {self.context_name!r} in {self.config_path}", code=USAGE)
+            raise Failure(
+                f"there is no context {self.context_name!r} in {self.config_path}",
+                code=USAGE,
+                resolution="swg contexts ls shows those there are.",
+            )
         found = under(os.environ, chosen)
         if found is not None and chosen is not None and not found.token and chosen.token:
             raise Failure(
@@ -203,7 +207,8 @@ def _printable(text: str) -> str:
 
 def choice(known: ContextFile) -> str:
     """How to say which context is meant."""
-    return f"Choose one with --context or SHELLWEGO_CONTEXT, of: {', '.join(sorted(known.contexts))}"
+    names = ", ".join(sorted(known.contexts))
+    return f"Choose one with swg contexts use NAME, or by --context or SHELLWEGO_CONTEXT, of: {names}"
 
 
 def project_file_app(directory: Path) -> str:
