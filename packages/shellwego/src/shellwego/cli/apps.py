@@ -59,10 +59,6 @@ def _show(session: Session, app: AppView) -> None:
     show_one(session, msgspec.to_builtins(app), pairs, name=app.name)
 
 
-def _named(session: Session, name: str | None) -> str:
-    return name or session.app
-
-
 def all_apps(session: Session) -> list[AppView]:
     """Every app of the project."""
     return every(lambda cursor: session.client.list_apps(project=session.project, limit=MOST, cursor=cursor))
@@ -103,7 +99,7 @@ def create_app(session: Session, name: str) -> None:
 @shared
 def show_app(session: Session, name: str | None) -> None:
     """Show one app."""
-    _show(session, session.client.get_app(_named(session, name), project=session.project))
+    _show(session, session.client.get_app(session.app_named(name), project=session.project))
 
 
 @apps.command("destroy")
@@ -112,7 +108,7 @@ def show_app(session: Session, name: str | None) -> None:
 @shared
 def destroy_app(session: Session, name: str | None, detach: bool) -> None:
     """Stop everything of an app and remove it."""
-    app = session.client.get_app(_named(session, name), project=session.project)
+    app = session.client.get_app(session.app_named(name), project=session.project)
     session.confirm(f"Destroy the app {app.name} and all of its releases?")
     session.client.destroy_app(app.id, project=session.project)
     if not detach:
@@ -143,7 +139,7 @@ def _until_gone(session: Session, app: AppView) -> None:
 @shared
 def start_app(session: Session, name: str | None, detach: bool) -> None:
     """Run a stopped app again."""
-    accepted = session.client.start_app(_named(session, name), project=session.project)
+    accepted = session.client.start_app(session.app_named(name), project=session.project)
     settle(session, accepted.app, "running", detach=detach)
 
 
@@ -153,7 +149,7 @@ def start_app(session: Session, name: str | None, detach: bool) -> None:
 @shared
 def stop_app(session: Session, name: str | None, detach: bool) -> None:
     """Stop every instance of an app; its releases and counts are kept."""
-    accepted = session.client.stop_app(_named(session, name), project=session.project)
+    accepted = session.client.stop_app(session.app_named(name), project=session.project)
     settle(session, accepted.app, "stopped", detach=detach)
 
 
@@ -166,7 +162,7 @@ def restart_app(session: Session, name: str | None, choice: Choice, detach: bool
     from shellwego.client.generated import RolloutBody  # noqa: PLC0415
 
     body = RolloutBody(**asdict(choice))
-    app = _named(session, name)
+    app = session.app_named(name)
     accepted = session.client.restart_app(app, body, project=session.project)
     if accepted.deployment_id and not detach:
         deployment = session.client.get_deployment(app, accepted.deployment_id, project=session.project)

@@ -22,6 +22,7 @@ _OVER = ("stopped", "failed", "lost")
 
 
 @click.command()
+@click.argument("name", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on with each new line, new instances included.")
 @click.option("-n", "--tail", type=click.IntRange(0, _MOST), default=100, show_default=True, help="Last lines to show.")
 @click.option("--since", metavar="AGE", help="Only lines younger than this, such as 90s, 10m, 2h.")
@@ -29,15 +30,21 @@ _OVER = ("stopped", "failed", "lost")
 @click.option("--instance", metavar="ID", help="Only this instance: its id, an end of it, or web.0.")
 @shared
 def logs(
-    session: Session, follow: bool, tail: int, since: str | None, process: str | None, instance: str | None
+    session: Session,
+    name: str | None,
+    follow: bool,
+    tail: int,
+    since: str | None,
+    process: str | None,
+    instance: str | None,
 ) -> None:
     """Show an app's output, also of instances that ended."""
     import msgspec  # noqa: PLC0415
 
-    moment = moment_ago(since)
+    app, moment = session.app_named(name), moment_ago(since)
     choice = {"project": session.project, "process": process, "instance": instance}
     if not follow:
-        found = session.client.get_logs(session.app, tail=tail, since=moment, **choice).data
+        found = session.client.get_logs(app, tail=tail, since=moment, **choice).data
         if session.output in ("json", "yaml"):
             show(session, msgspec.to_builtins(found), [])
             return
@@ -46,16 +53,18 @@ def logs(
         if tail and not found:
             session.say("no output yet")
         return
-    _follow(session, tail=tail, since=moment, process=process, instance=instance)
+    _follow(session, app, tail=tail, since=moment, process=process, instance=instance)
 
 
-def _follow(session: Session, *, tail: int, since: float | None, process: str | None, instance: str | None) -> None:
+def _follow(
+    session: Session, app: str, *, tail: int, since: float | None, process: str | None, instance: str | None
+) -> None:
     from shellwego.cli.following import followed  # noqa: PLC0415
     from shellwego.cli.linesseen import LinesSeen  # noqa: PLC0415
     from shellwego.client.generated import LogLineView  # noqa: PLC0415
     from shellwego.client.transport import decode  # noqa: PLC0415
 
-    seen, client, app, project = LinesSeen(), session.client, session.app, session.project
+    seen, client, project = LinesSeen(), session.client, session.project
 
     def begin() -> Iterator[ServerSentEvent]:
         onwards = seen.onwards()
@@ -63,7 +72,7 @@ def _follow(session: Session, *, tail: int, since: float | None, process: str | 
         return client.stream_logs(app, project=project, tail=most, since=first, process=process, instance=instance)
 
     def over() -> bool:
-        return instance is not None and _has_ended(session, instance)
+        return instance is not None and _has_ended(session, app, instance)
 
     for event in followed(session.say, begin, over):
         if event.event in ("log", "message"):
@@ -73,12 +82,12 @@ def _follow(session: Session, *, tail: int, since: float | None, process: str | 
                 _print(session, line)
 
 
-def _has_ended(session: Session, instance: str) -> bool:
+def _has_ended(session: Session, app: str, instance: str) -> bool:
     """Whether no more can come of an instance, as far as the API tells it now."""
     from shellwego.client.transport import ApiProblem, Unreachable  # noqa: PLC0415
 
     try:
-        return session.client.get_instance(session.app, instance, project=session.project).phase in _OVER
+        return session.client.get_instance(app, instance, project=session.project).phase in _OVER
     except ApiProblem as problem:
         return problem.status == 404
     except Unreachable:

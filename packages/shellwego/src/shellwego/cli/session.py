@@ -180,6 +180,10 @@ class Session:
             raise click.UsageError("Which app? Give -a APP, set SHELLWEGO_APP, or run it beside a shellwego.toml.")
         return name
 
+    def app_named(self, name: str | None) -> str:
+        """The app of an argument that may be left out; raises as `app`."""
+        return name or self.app
+
     def confirm(self, question: str) -> None:
         """Ask before something that cannot be undone; without a terminal `--yes` is needed.
 
