@@ -251,7 +251,7 @@ def test_a_login_that_makes_no_sense_is_a_mistake_of_use(
         (("deploy", "-a", "x", "--port", "99999"), "not in the range"),
         (("deploy", "-a", "x", "--port", "abc"), "'abc' is not"),
         (("deploy", "-a", "x", "--wait-timeout", "-1"), "not in the range"),
-        (("deploy", "-a", "x", "-e", "A"), "'A' is not NAME=VALUE"),
+        (("deploy", "-a", "x", "-e", "A"), "Variable 1 of 1 is not NAME=VALUE"),
         (("deploy", "-a", "x", "--strategy", "hope"), "'hope' is not one of"),
         (("scale", "-a", "x"), "Nothing to change"),
         (("scale", "-a", "x", "web=many"), "'web=many' is not PROCESS=COUNT"),
