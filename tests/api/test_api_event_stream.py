@@ -74,6 +74,8 @@ async def test_a_stream_ends_when_the_server_stops(world: World) -> None:
     await reach(world, lambda: listener.status == 200)
     world.app.state.context.stopping.set()
     await reach(world, listener.task.done)
+    assert [event["event"] for event in listener.events] == ["error"]
+    assert listener.events[0]["data"]["code"] == "server-stopping", "an end without a word looks like all that there is"
     assert (await world.get("/readyz", token=None)).code == "stopping"
 
 

@@ -67,6 +67,16 @@ def test_the_client_and_the_server_understand_each_other(client: Client) -> None
     assert client.get_app("other").deleting
 
 
+def test_the_client_waits_where_its_token_has_asked_too_often(running: Running) -> None:
+    with Client(running.url, FOREIGN) as client:
+        people = {client.get_user().id for _ in range(22)}
+        assert len(people) == 1
+        for _ in range(3):
+            with pytest.raises(ApiProblem) as refused:
+                open_exec(client, "shop", ["true"])
+            assert refused.value.status == 404
+
+
 def test_a_tar_is_uploaded_in_parts_and_loaded(client: Client) -> None:
     tar = docker_save(("hello:v9",), content=b"x" * 20_000_000)
     arrived: list[int] = []
@@ -337,7 +347,7 @@ def test_the_server_ends_long_streams_when_it_stops(running: Running, client: Cl
         running.stop()
         with pytest.raises((ApiProblem, Unreachable)):
             list(exec_)
-    with contextlib.suppress(Unreachable):
+    with pytest.raises((ApiProblem, Unreachable)):
         list(stream)
     with pytest.raises(Unreachable):
         client.healthz()

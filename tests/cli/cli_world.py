@@ -76,12 +76,19 @@ class Asked:
     body: bytes
 
 
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    content: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 class HandMadeApi:
     """Answers requests by method and path with what it was given, in order; the last answer stays. Anything else is 500."""
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
-        self._answers: dict[tuple[str, str], deque[tuple[int, bytes]]] = defaultdict(deque)
+        self._answers: dict[tuple[str, str], deque[_Answer]] = defaultdict(deque)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -89,7 +96,13 @@ class HandMadeApi:
     def answer(self, method: str, path: str, *bodies: object, status: int = 200) -> None:
         """Answer so from now on: bodies as JSON, bytes as they are."""
         encoded = [body if isinstance(body, bytes) else msgspec.json.encode(body) for body in bodies or (b"",)]
-        self._answers[method, path] = deque((status, body) for body in encoded)
+        self._answers[method, path] = deque(_Answer(status, body) for body in encoded)
+
+    def first_too_often(self, method: str, path: str, times: int = 1, **fields: str) -> None:
+        """Refuse so often what was told to be answered, as to a token that asks too often."""
+        body = msgspec.json.encode({"status": 429, "code": "rate-limited", "detail": "too often"})
+        headers = {"Retry-After": "0", **fields}
+        self._answers[method, path].extendleft([_Answer(429, body, headers)] * times)
 
     def refuse(self, method: str, path: str, status: int, code: str = "some-code", **fields: object) -> None:
         """Answer with a problem."""
@@ -106,11 +119,12 @@ class HandMadeApi:
                 body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
                 path, _, query = self.path.partition("?")
                 api.asked.append(Asked(self.command, path, query, dict(self.headers), body))
-                status, content = api.take(self.command, path)
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
+                answer = api.take(self.command, path)
+                self.send_response(answer.status)
+                for name, value in {"Content-Length": str(len(answer.content)), **answer.headers}.items():
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(content)
+                self.wfile.write(answer.content)
 
             do_GET = do_POST = do_DELETE = do_PATCH = do_PUT = handle_request
 
@@ -119,10 +133,10 @@ class HandMadeApi:
 
         return Handler
 
-    def take(self, method: str, path: str) -> tuple[int, bytes]:
+    def take(self, method: str, path: str) -> _Answer:
         answers = self._answers[method, path]
         if not answers:
-            return 500, b"no answer was made for this"
+            return _Answer(500, b"no answer was made for this")
         return answers.popleft() if len(answers) > 1 else answers[0]
 
     @contextmanager

@@ -35,6 +35,7 @@ PROMISED = [
     "login",
     "logout",
     "whoami",
+    *(f"contexts.{name}" for name in ("ls", "use", "rm")),
     "launch",
     "manifest.check",
     "manifest.schema",

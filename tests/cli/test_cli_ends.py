@@ -258,6 +258,28 @@ def test_why_an_instance_waits_for_a_node_is_told_while_a_scale_goes_on(machine:
     assert (ended.code, ended.err) == (0, "  placing    web 1/2: no node fits: 1 lacks memory\n")
 
 
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        (["sleeping"], 0),
+        (["failed", "failed", "deploying", "failed", "running"], 0),
+        (["deploying", "failed", "failed", "failed", "running"], 8),
+    ],
+)
+def test_a_start_is_over_when_the_app_sleeps_and_failed_when_it_seems_so_for_a_while(
+    machine: Machine, api: HandMadeApi, monkeypatch: pytest.MonkeyPatch, states: list[str], code: int
+) -> None:
+    monkeypatch.setattr("shellwego.cli.apps._SETTLE_S", 5.0)
+    seen = [
+        view(AppView, id="app_1", name="shop", state=each, counts={"web": 1}, running={"web": 1}) for each in states
+    ]
+    api.answer("POST", "/v1/apps/shop/actions/start", view(Accepted, app=seen[0]), status=202)
+    api.answer("GET", "/v1/apps/app_1/wait", *seen)
+    api.answer("GET", "/v1/apps/app_1/instances", InstanceList(data=[], pagination=view(Pagination)))
+    ended = machine.swg("apps", "start", "shop")
+    assert ended.code == code, ended.err
+
+
 def test_logs_and_detached_runs_are_one_document_with_json(machine: Machine, api: HandMadeApi) -> None:
     lines = [view(LogLineView, text=text) for text in ("one", "two")]
     api.answer("GET", "/v1/apps/shop/logs", LogList(data=lines))
@@ -324,6 +346,23 @@ def test_a_reason_that_a_guest_or_registry_wrote_cannot_drive_the_terminal(
     api.answer("GET", "/v1/apps/shop/logs", LogList(data=[line]))
     logged = machine.swg("logs", "-a", "shop", "--output", output)
     assert not set("\x1b\x07\x9b\x90\x9c\u202e\r") & set(failed.err + listed.out + logged.out)
+
+
+@pytest.mark.parametrize("nasty", ["\x1b]52;c;Y3VybA==\x07", "\x9b2J", "\u202egnp.exe", "\rforged"])
+def test_what_a_guest_or_another_told_last_cannot_drive_the_terminal(
+    machine: Machine, api: HandMadeApi, nasty: str
+) -> None:
+    over = view(InstanceView, id="ins_1", phase="failed", exit_code=3, reason_code="exited", log_tail=[f"last {nasty}"])
+    api.answer("GET", "/v1/vms/ins_1", over)
+    shown = machine.swg("vms", "show", "ins_1")
+    api.answer("POST", "/v1/apps/shop/runs", over, status=202)
+    api.refuse("GET", "/v1/apps/shop/logs", 409, "no-logs", detail=f"not read {nasty}")
+    run = machine.swg("run", "-a", "shop", "nonsense")
+    api.answer("GET", f"{APPS}/shop", view(AppView, name=f"named {nasty}"))
+    named = machine.swg("apps", "show", "shop", "--output", "name")
+    told = shown.out + run.err + named.out
+    assert all(words in told for words in ("last ", "not read ", "named "))
+    assert not set("\x1b\x07\x9b\u202e\r") & set(told)
 
 
 def test_machines_read_what_was_written(machine: Machine, api: HandMadeApi) -> None:

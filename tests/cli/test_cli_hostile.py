@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from threading import Thread
 
 import pytest
 
+from shellwego.client.generated import AppView, LogList, QuotasView
 from shellwego.client.text import printable
-from tests.cli.cli_world import HandMadeApi, Machine
+from tests.cli.cli_world import HandMadeApi, Machine, view
 
 SWG = [sys.executable, "-c", "from shellwego.main import main; main()"]
 NO_TEXT = "\udcff"
@@ -118,3 +120,62 @@ def test_output_that_has_no_room_is_told_in_a_line(words: list[str]) -> None:
 def test_colours_of_a_text_end_with_it() -> None:
     assert printable("\x1b[8mhidden").endswith("\x1b[0m")
     assert printable("plain") == "plain"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("apps create shop", 0),
+        ("exec -a shop -- true", 4),
+        ("secrets set NAME", 2),
+        ("login --url URL", 2),
+        ("user password", 2),
+        ("images load shop:v1 -", 4),
+        ("apps destroy shop", 2),
+    ],
+)
+def test_what_the_caller_has_closed_is_as_if_there_were_nothing(
+    machine: Machine, api: HandMadeApi, closed: str, words: str, code: int
+) -> None:
+    api.answer("POST", "/v1/apps", view(AppView, name="shop"), status=201)
+    api.answer("GET", "/v1/apps/shop", view(AppView, name="shop"))
+    api.refuse("GET", "/v1/apps/shop/exec", 404)
+    api.refuse("POST", "/v1/images/uploads", 404)
+    program = shlex.join([*SWG, *words.replace("URL", api.url).split()])
+    ended = subprocess.run(
+        ["sh", "-c", f"{program} {closed}"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XDG_CONFIG_HOME": str(machine.home)},
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode == code, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("scale -a shop web=\u00b2", "is not PROCESS=COUNT"),
+        (f"scale -a shop web={'9' * 5000}", "is not PROCESS=COUNT"),
+        ("secrets set NAME --expires 99999999999d", "is no time such as"),
+        (f"logs -a shop --since {'9' * 400}", "is no time such as"),
+        (f"orgs quotas acme --set apps={'9' * 5000}", "is no limit"),
+    ],
+)
+def test_a_number_that_is_none_or_too_long_is_a_mistake_of_use(
+    machine: Machine, api: HandMadeApi, words: str, said: str
+) -> None:
+    api.answer("GET", "/v1/organizations/acme/quotas", view(QuotasView))
+    ended = machine.swg(*words.split(), stdin="value")
+    assert (ended.code, said in ended.err) == (2, True)
+    assert not [asked for asked in api.asked if asked.method != "GET"]
+
+
+def test_an_age_from_before_all_clocks_is_all_that_there_is(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps/shop/logs", LogList(data=[]))
+    assert machine.swg("logs", "-a", "shop", "--since", "99999d").code == 0
+    assert "since=0.0" in api.asked[-1].query

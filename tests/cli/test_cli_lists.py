@@ -18,6 +18,7 @@ from shellwego.client.generated import (
     InstanceList,
     InstanceView,
     KeyRotationView,
+    LogList,
     MoveView,
     NetworkUsageView,
     NodeList,
@@ -47,6 +48,15 @@ def test_events_of_an_app_are_looked_for_over_all_pages(machine: Machine, api: H
         "GET", "/v1/events", first, EventList(data=[event(3, "app_shop"), event(2, "app_shop")], pagination=LAST)
     )
     assert machine.swg("events", "-a", "shop", "-n", "2", "--output", "name").out == "3\n9\n"
+
+
+def test_an_app_is_named_to_status_and_logs_as_to_the_others(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps/shop", view(AppView, id="app_shop", name="shop", deployment_id=None))
+    api.answer("GET", "/v1/apps/app_shop/instances", InstanceList(data=[], pagination=LAST))
+    api.answer("GET", "/v1/apps/shop/logs", LogList(data=[]))
+    for words in (("status", "shop"), ("logs", "shop"), ("logs", "-n", "3", "shop")):
+        assert machine.swg(*words).code == 0
+        assert machine.swg(*words, SHELLWEGO_APP="other").code == 0
 
 
 def test_the_microvms_of_an_app_are_listed_with_its_name(machine: Machine, api: HandMadeApi) -> None:

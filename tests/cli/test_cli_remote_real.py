@@ -97,6 +97,17 @@ def test_the_command_of_exec_may_have_options_of_its_own(machine: Machine, runni
     assert running.opened[-1].rows == 0, "no terminal, for there is none here"
 
 
+def test_exec_takes_the_flags_that_people_type_and_runs_no_flag(machine: Machine, running: Running) -> None:
+    swg(machine, "exec", "-a", "shop", "-i", "--", "cat", stdin=b"x")
+    assert running.opened[-1].command == ("cat",)
+    opened = len(running.opened)
+    for words in (("exec", "-a", "shop", "-x", "cat"), ("run", "-a", "shop", "--memroy", "1gb", "cat")):
+        ended = swg(machine, *words)
+        assert ended.returncode == 2
+        assert b"No such option" in ended.stderr
+    assert len(running.opened) == opened
+
+
 @pytest.mark.usefixtures("running")
 def test_exec_whose_reader_goes_away_ends_in_silence(machine: Machine) -> None:
     process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,41 @@ def test_the_form_of_output_is_named_by_flag_then_environment(machine: Machine, 
     assert machine.swg("apps", "ls", SHELLWEGO_OUTPUT="json").out == "[]\n"
     ended = machine.swg("apps", "ls")
     assert (ended.out, ended.err) == ("", "no apps yet: swg apps create NAME\n")
+
+
+def test_contexts_are_listed_chosen_and_forgotten(machine: Machine) -> None:
+    assert machine.swg("contexts", "ls").err == "no contexts yet: swg login --url URL\n"
+    machine.context("mine", "http://x", token="pat_secret", project="web")
+    machine.context("theirs", "http://y", current=False)
+    listed = machine.swg("contexts", "ls").out.splitlines()
+    assert [line.split()[:3] for line in listed[1:]] == [["mine", "*", "http://x"], ["theirs", "-", "http://y"]]
+    used = machine.swg("contexts", "use", "theirs", "--json")
+    assert (json.loads(used.out)["current"], used.err) == (True, "")
+    found = {each["name"]: each["current"] for each in json.loads(machine.swg("contexts", "list", "--json").out)}
+    assert found == {"mine": False, "theirs": True}
+    assert json.loads(machine.swg("contexts", "ls", "--json", "--context", "mine").out)[0]["current"]
+    assert "pat_secret" not in machine.swg("contexts", "ls", "--json").out
+    assert machine.config.stat().st_mode & 0o777 == 0o600
+    gone = machine.swg("contexts", "remove", "theirs")
+    assert (gone.code, gone.err.splitlines()[0]) == (0, "theirs is forgotten here")
+    assert "swg contexts use NAME" in gone.err
+    assert "its token stays valid" in machine.swg("contexts", "rm", "mine").err
+    assert machine.swg("contexts", "ls", "--output", "name").out == ""
+
+
+@pytest.mark.parametrize("action", ["use", "rm"])
+def test_a_context_that_is_not_there_is_neither_used_nor_forgotten(machine: Machine, action: str) -> None:
+    machine.context("mine", "http://x")
+    before = machine.config.read_bytes()
+    ended = machine.swg("contexts", action, "nobody")
+    assert (ended.code, machine.config.read_bytes()) == (4, before)
+    assert "there is no context 'nobody'" in ended.err
+
+
+def test_a_context_that_the_environment_overrides_is_told_as_such(machine: Machine) -> None:
+    machine.context("mine", "http://x")
+    machine.context("theirs", "http://y")
+    assert "names theirs" in machine.swg("contexts", "use", "mine", SHELLWEGO_CONTEXT="theirs").err
 
 
 def test_without_a_context_the_way_to_one_is_told(machine: Machine) -> None:
@@ -215,14 +251,17 @@ def test_a_login_that_makes_no_sense_is_a_mistake_of_use(
         (("deploy", "-a", "x", "--port", "99999"), "not in the range"),
         (("deploy", "-a", "x", "--port", "abc"), "'abc' is not"),
         (("deploy", "-a", "x", "--wait-timeout", "-1"), "not in the range"),
-        (("deploy", "-a", "x", "-e", "A"), "'A' is not NAME=VALUE"),
+        (("deploy", "-a", "x", "-e", "A"), "Variable 1 of 1 is not NAME=VALUE"),
         (("deploy", "-a", "x", "--strategy", "hope"), "'hope' is not one of"),
         (("scale", "-a", "x"), "Nothing to change"),
         (("scale", "-a", "x", "web=many"), "'web=many' is not PROCESS=COUNT"),
         (("scale", "-a", "x", "web=3", "web=2"), "A process is named twice."),
         (("xyzzy",), "See: swg --help"),
         (("scale", "-a", "x", "=1"), "'=1' is not PROCESS=COUNT"),
-        (("logs", "-a", "x", "--since", "yesterday"), "is not an age"),
+        (("nodes", "label", "one", "=ssd"), "'=ssd' is not NAME=VALUE or NAME-"),
+        (("nodes", "join-token", "--label", "=ssd"), "'=ssd' is not NAME=VALUE"),
+        (("deploy", "-a", "x", "-i", "y", "--require", "disk=a", "--require", "disk=b"), "disk is named twice"),
+        (("logs", "-a", "x", "--since", "yesterday"), "is no time such as"),
         (("env", "import", "-a", "x"), "no variables to import"),
         (("console", "-a", "x"), "the console needs a terminal"),
         (("images", "load", "x", "/nothing"), "No such file"),

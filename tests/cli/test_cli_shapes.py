@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from shellwego.client.generated import AppList, AppView, EnvView, Pagination
+from shellwego.client.generated import Accepted, AppList, AppView, EnvView, Pagination
 from tests.cli.cli_world import HandMadeApi, Machine, view
 
 APPS = AppList(data=[view(AppView, name="shop")], pagination=view(Pagination))
@@ -63,3 +63,30 @@ def test_an_app_is_refused_where_it_would_say_nothing(machine: Machine, api: Han
 def test_an_app_of_the_environment_disturbs_no_command(machine: Machine, api: HandMadeApi) -> None:
     api.answer("GET", "/v1/apps", APPS)
     assert machine.swg("apps", "ls", SHELLWEGO_APP="nope").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        ("apps destroy shop --detach", "/v1/apps/app_1"),
+        ("secrets rm A B", "/v1/secrets/A"),
+        ("projects delete web", "/v1/projects/web"),
+        ("orgs delete acme", "/v1/organizations/acme"),
+        ("images rm img_1", "/v1/images/img_1"),
+        ("webhooks rm whk_1", "/v1/webhooks/whk_1"),
+        ("grants rm grt_1", "/v1/grants/grt_1"),
+    ],
+)
+def test_what_is_removed_is_told_to_machines_by_the_names_that_were_given(
+    machine: Machine, api: HandMadeApi, words: str, path: str
+) -> None:
+    api.answer("GET", "/v1/apps/shop", view(AppView, id="app_1", name="shop"))
+    gone: list[str] = [word for word in words.split()[2:] if not word.startswith("-")]
+    for each in (path, "/v1/secrets/B"):
+        api.answer("DELETE", each, view(Accepted))
+    ended = machine.swg(*words.split(), "--yes", "--json")
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out) == {"removed": gone}
+    assert machine.swg(*words.split(), "--yes", "--output", "name").out.split() == gone
+    told = machine.swg(*words.split(), "--yes")
+    assert (told.out, bool(told.err)) == ("", True)

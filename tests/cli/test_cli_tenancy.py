@@ -59,6 +59,32 @@ def projects(*names: str) -> ProjectList:
     return ProjectList(data=[view(ProjectView, id=f"prj_{name}", name=name) for name in names], pagination=LAST)
 
 
+def test_what_is_done_to_a_project_is_done_to_that_of_the_organization_that_was_named(
+    machine: Machine, api: HandMadeApi
+) -> None:
+    api.answer("GET", "/v1/projects", projects("default", "web"))
+    shown = view(ProjectView, id="prj_default", name="default")
+    for method, path, answer in (
+        ("GET", "", shown),
+        ("PATCH", "", shown),
+        ("GET", "/quotas", QUOTAS),
+        ("PUT", "/quotas", QUOTAS),
+        ("DELETE", "", b""),
+    ):
+        api.answer(method, f"/v1/projects/prj_default{path}", answer)
+    of_acme = ("-o", "acme")
+    assert machine.swg("projects", "show", "default", *of_acme).code == 0
+    assert machine.swg("projects", "rename", "default", "main", *of_acme).code == 0
+    assert machine.swg("projects", "quotas", "default", "--reset", *of_acme).code == 0
+    assert machine.swg("projects", "delete", "default", "--yes", *of_acme).code == 0
+    assert api.asked[-1].path == "/v1/projects/prj_default"
+    lists = [asked for asked in api.asked if asked.path == "/v1/projects"]
+    assert {"organization=acme" in asked.query for asked in lists} == {True}
+    gone = machine.swg("projects", "delete", "other", "--yes", *of_acme)
+    assert (gone.code, api.asked[-1].method) == (4, "GET")
+    assert "acme has no project “other” that you can see" in gone.err
+
+
 @pytest.mark.parametrize(
     ("there", "words"),
     [

@@ -8,7 +8,7 @@ import click
 
 from shellwego.cli.failure import USAGE, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, show, show_one
+from shellwego.cli.output import age, show, show_one, show_removed
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.cli.tenancy import the_organization
 from shellwego.client.pages import MOST, every
@@ -116,6 +116,7 @@ def delete_account(session: Session, account: str) -> None:
     session.confirm(f"Delete the service account {account} and its tokens?")
     session.client.delete_service_account(the_organization(session), account)
     session.say(f"{account} is gone")
+    show_removed(session, account)
 
 
 def _token_row(token: ServiceTokenView) -> dict[str, object]:
@@ -174,6 +175,7 @@ def revoke_token(session: Session, account: str, token: str) -> None:
     """Make a token of a service account void, by its id."""
     session.client.revoke_service_account_token(the_organization(session), account, token)
     session.say(f"{token} is void")
+    show_removed(session, token)
 
 
 def _role_row(role: RoleView) -> dict[str, object]:
@@ -248,6 +250,7 @@ def delete_role(session: Session, role: str) -> None:
     session.confirm(f"Delete the role {role}?")
     session.client.delete_role(the_organization(session), role)
     session.say(f"{role} is gone")
+    show_removed(session, role)
 
 
 def _grant_row(grant: ScopedGrantView) -> dict[str, object]:
@@ -342,3 +345,4 @@ def remove_grant(session: Session, grant: str) -> None:
     session.confirm(f"Remove the grant {grant}?")
     session.client.delete_grant(grant)
     session.say(f"{grant} is gone")
+    show_removed(session, grant)

@@ -10,7 +10,7 @@ import click
 
 from shellwego.cli.failure import TIMED_OUT, UNHEALTHY, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, show, show_one
+from shellwego.cli.output import age, show, show_one, show_removed
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.rollout import Choice, follow, rollout_options
 from shellwego.cli.session import Session, about_no_app, shared
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 _DESTROY_S = 120.0
 _SETTLE_S = 300.0
-_POLL_S = 1.0
+_POLL_S = 2.0
+"""Each look is two requests, and a token may make 100 a minute on the smallest plan."""
+_STATES = {"running": "running,sleeping", "stopped": "stopped"}
+_FAILED_LOOKS = 3
+"""So often in a row an app must be seen to have failed: until the platform has planned a first instance, it seems so."""
 LIVE = "pending,assigned,starting,healthy,unhealthy,asleep,stopping"
 """The phases of instances that have not ended."""
 
@@ -53,10 +57,6 @@ def _show(session: Session, app: AppView) -> None:
     row = _row(app)
     pairs = {**row, "image": app.config.image, "id": app.id, "environment": ", ".join(app.config.env_names)}
     show_one(session, msgspec.to_builtins(app), pairs, name=app.name)
-
-
-def _named(session: Session, name: str | None) -> str:
-    return name or session.app
 
 
 def all_apps(session: Session) -> list[AppView]:
@@ -99,7 +99,7 @@ def create_app(session: Session, name: str) -> None:
 @shared
 def show_app(session: Session, name: str | None) -> None:
     """Show one app."""
-    _show(session, session.client.get_app(_named(session, name), project=session.project))
+    _show(session, session.client.get_app(session.app_named(name), project=session.project))
 
 
 @apps.command("destroy")
@@ -108,12 +108,13 @@ def show_app(session: Session, name: str | None) -> None:
 @shared
 def destroy_app(session: Session, name: str | None, detach: bool) -> None:
     """Stop everything of an app and remove it."""
-    app = session.client.get_app(_named(session, name), project=session.project)
+    app = session.client.get_app(session.app_named(name), project=session.project)
     session.confirm(f"Destroy the app {app.name} and all of its releases?")
     session.client.destroy_app(app.id, project=session.project)
     if not detach:
         _until_gone(session, app)
     session.say(f"{app.name} is " + ("being destroyed" if detach else "gone"))
+    show_removed(session, app.name)
 
 
 def _until_gone(session: Session, app: AppView) -> None:
@@ -138,7 +139,7 @@ def _until_gone(session: Session, app: AppView) -> None:
 @shared
 def start_app(session: Session, name: str | None, detach: bool) -> None:
     """Run a stopped app again."""
-    accepted = session.client.start_app(_named(session, name), project=session.project)
+    accepted = session.client.start_app(session.app_named(name), project=session.project)
     settle(session, accepted.app, "running", detach=detach)
 
 
@@ -148,7 +149,7 @@ def start_app(session: Session, name: str | None, detach: bool) -> None:
 @shared
 def stop_app(session: Session, name: str | None, detach: bool) -> None:
     """Stop every instance of an app; its releases and counts are kept."""
-    accepted = session.client.stop_app(_named(session, name), project=session.project)
+    accepted = session.client.stop_app(session.app_named(name), project=session.project)
     settle(session, accepted.app, "stopped", detach=detach)
 
 
@@ -161,7 +162,7 @@ def restart_app(session: Session, name: str | None, choice: Choice, detach: bool
     from shellwego.client.generated import RolloutBody  # noqa: PLC0415
 
     body = RolloutBody(**asdict(choice))
-    app = _named(session, name)
+    app = session.app_named(name)
     accepted = session.client.restart_app(app, body, project=session.project)
     if accepted.deployment_id and not detach:
         deployment = session.client.get_deployment(app, accepted.deployment_id, project=session.project)
@@ -170,11 +171,12 @@ def restart_app(session: Session, name: str | None, choice: Choice, detach: bool
 
 
 def settle(session: Session, app: AppView, wanted: str, *, detach: bool) -> None:
-    """Wait until the app is as wanted, then show it.
+    """Wait until the app is as wanted, then show it. One that sleeps is as good as one that runs.
 
     Raises:
         Failure: it failed instead, or not in time.
     """
+    failed = 0
     progress = StageProgress(session)
     deadline = time.monotonic() + _SETTLE_S
     while not detach and not _settled(session, app, wanted):
@@ -183,9 +185,10 @@ def settle(session: Session, app: AppView, wanted: str, *, detach: bool) -> None
         progress.update(stage, ": ".join(filter(None, (counts_text(app), waits))))
         if time.monotonic() > deadline:
             raise Failure(f"{app.name} is {app.state}, not {wanted}", code=TIMED_OUT, resolution="See: swg status")
-        state = wanted if app.state != wanted else None
+        state = _STATES[wanted] if app.state not in _STATES[wanted].split(",") else None
         app = session.client.wait_app(app.id, project=session.project, state=state, timeout=_POLL_S)
-        if app.state == "failed":
+        failed = failed + 1 if app.state == "failed" else 0
+        if failed == _FAILED_LOOKS:
             raise Failure(f"{app.name} failed", code=UNHEALTHY, resolution=f"See: swg status -a {app.name}")
     _show(session, app)
 
@@ -197,7 +200,7 @@ def _waits_for(session: Session, app: AppView) -> str:
 
 
 def _settled(session: Session, app: AppView, wanted: str) -> bool:
-    if app.state != wanted:
+    if app.state not in _STATES[wanted].split(","):
         return False
     if wanted == "running":
         return all(app.running.get(name, 0) == count for name, count in app.counts.items())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from shellwego.cli.durations import moment_ago
 from shellwego.cli.failure import FAILED, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.logs import seconds
 from shellwego.cli.output import show, show_one
 from shellwego.cli.session import Session, about_no_app, shared
 
@@ -47,7 +46,7 @@ def list_audit(
 
     found: list[AuditView] = []
     cursor: str | None = None
-    moment = None if since is None else time.time() - seconds(since)
+    moment = moment_ago(since)
     while len(found) < limit:
         page = session.client.list_audit(
             project=session.place,
@@ -85,7 +84,7 @@ def _row(record: AuditView) -> dict[str, object]:
 @about_no_app
 def export_audit(session: Session, file: BinaryIO, since: str | None) -> None:
     """Write all records, a line of JSON each, the oldest first, to FILE or stdout."""
-    moment = None if since is None else time.time() - seconds(since)
+    moment = moment_ago(since)
     lines = session.client.export_audit(project=session.place, organization=session.organization, time_gte=moment)
     last = b""
     for line in lines:

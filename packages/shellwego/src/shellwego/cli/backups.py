@@ -9,7 +9,7 @@ import click
 
 from shellwego.cli.failure import FAILED, TIMED_OUT, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, show, show_one, size
+from shellwego.cli.output import age, show, show_one, show_removed, size
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import MOST, every
 
@@ -99,6 +99,7 @@ def remove_backups(session: Session, name: str, ids: tuple[str, ...]) -> None:
     for id_ in ids:
         session.client.delete_backup(name, id_, project=session.project)
         session.say(f"{id_} is being removed")
+    show_removed(session, *ids)
 
 
 @click.command("policy")
@@ -130,6 +131,7 @@ def backup_policy(
             raise click.UsageError("--off goes with no other option.")
         session.client.remove_backup_policy(name, project=session.project)
         session.say(f"{name} is backed up by itself no more")
+        show_removed(session, name)
         return
     if wish:
         _show_policy(session, session.client.set_backup_policy(name, BackupPolicyBody(**wish), project=session.project))

@@ -99,10 +99,10 @@ def parse_pairs(pairs: tuple[str, ...]) -> dict[str, str | None]:
         click.UsageError: one has no `=`.
     """
     found: dict[str, str | None] = {}
-    for pair in pairs:
+    for number, pair in enumerate(pairs, 1):
         name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise click.UsageError(f"{pair!r} is not NAME=VALUE.")
+        if not equals or not name:  # not shown: it may be the rest of a secret value that a shell has cut in words
+            raise click.UsageError(f"Variable {number} of {len(pairs)} is not NAME=VALUE.")
         found[name] = value
     return found
 

@@ -67,20 +67,14 @@ def unset_env(session: Session, names: tuple[str, ...], stage: bool, detach: boo
 @_detach
 @shared
 def import_env(session: Session, file: IO[str], stage: bool, detach: bool) -> None:
-    """Set variables from lines NAME=VALUE of a file or of stdin; # begins a comment."""
-    lines = [line.strip() for line in file.read().splitlines()]
-    pairs = tuple(_unquoted(line) for line in lines if line and not line.startswith("#"))
-    if not pairs:
+    """Set variables from lines NAME=VALUE of a file or of stdin. A line that begins with # is a comment; a value in quotes
+    may have several lines."""
+    from shellwego.cli.dotenv import variables  # noqa: PLC0415
+
+    found = variables(file.read())
+    if not found:
         raise Failure("no variables to import", code=USAGE)
-    _change(session, parse_pairs(pairs), stage=stage, detach=detach)
-
-
-def _unquoted(line: str) -> str:
-    """`export NAME="value"` as people keep it in .env files."""
-    name, equals, value = line.removeprefix("export ").partition("=")
-    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
-        value = value[1:-1]
-    return f"{name.strip()}{equals}{value}"
+    _change(session, {**found}, stage=stage, detach=detach)
 
 
 def _change(session: Session, env: dict[str, str | None], *, stage: bool, detach: bool) -> None:

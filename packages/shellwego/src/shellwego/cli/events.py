@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.logs import seconds
-from shellwego.cli.output import show
+from shellwego.cli.durations import moment_ago
+from shellwego.cli.output import show, show_next
 from shellwego.cli.session import Session, shared
-from shellwego.client.text import one_line, safe_json
+from shellwego.client.text import one_line
 
 if TYPE_CHECKING:
     from shellwego.client.generated import EventView
+    from shellwego.client.streams import ServerSentEvent
 
 _PAGE = 100
 
@@ -29,14 +30,16 @@ def events(session: Session, follow: bool, limit: int, since: str | None, kind: 
     import msgspec  # noqa: PLC0415
 
     app = session.client.get_app(session.app_option, project=session.project).id if session.app_option else None
-    moment = None if since is None else time.time() - seconds(since)
+    moment = moment_ago(since)
+    newest = session.client.list_events(project=session.project, limit=1).data if follow else []
     found = _last(session, limit, kind, app, moment)
     if not follow:
         show(session, msgspec.to_builtins(found), [_row(event) for event in found], name="seq", empty="nothing yet")
         return
     for event in found:
         _print(session, event)
-    _follow(session, str(found[-1].seq) if found else "0", kind, app)
+    seen = found[-1:] or newest
+    _follow(session, str(seen[0].seq) if seen else "0", kind, app)
 
 
 def _last(session: Session, limit: int, kind: str | None, app: str | None, since: float | None) -> list[EventView]:
@@ -62,10 +65,15 @@ def _about(event: EventView, app: str | None) -> bool:
 
 
 def _follow(session: Session, last: str, kind: str | None, app: str | None) -> None:
+    from shellwego.cli.following import followed  # noqa: PLC0415
     from shellwego.client.generated import EventView  # noqa: PLC0415
     from shellwego.client.transport import decode  # noqa: PLC0415
 
-    for message in session.client.stream_events(project=session.project, last_event_id=last):
+    def begin() -> Iterator[ServerSentEvent]:
+        return session.client.stream_events(project=session.project, last_event_id=last)
+
+    for message in followed(session.say, begin):
+        last = message.id or last
         event = decode(message.data.encode(), EventView)
         if (kind is None or event.type == kind) and _about(event, app):
             _print(session, event)
@@ -87,7 +95,5 @@ def _row(event: EventView) -> dict[str, object]:
 def _print(session: Session, event: EventView) -> None:
     import msgspec  # noqa: PLC0415
 
-    if session.output == "json":
-        click.echo(safe_json(msgspec.json.encode(event).decode()))
-    else:
-        click.echo("  ".join(one_line(str(cell)) for cell in _row(event).values()))
+    text = "  ".join(one_line(str(cell)) for cell in _row(event).values())
+    show_next(session, msgspec.to_builtins(event), text)

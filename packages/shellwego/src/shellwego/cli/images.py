@@ -9,7 +9,7 @@ import click
 
 from shellwego.cli.failure import FAILED, NOT_FOUND, TIMED_OUT, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, show, size
+from shellwego.cli.output import age, show, show_removed, size
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import MOST, every
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from shellwego.client.generated import ImageView
 
 _PULL_S = 1800.0
+_FIRST_PAUSE_S = 0.3
+_LONGEST_PAUSE_S = 2.0
+"""A small image is here at once; for a large one a token need not spend all the requests that it may make."""
 
 
 @click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -85,12 +88,13 @@ def pull_image(session: Session, reference: str) -> None:
 
     progress = StageProgress(session)
     image = session.client.register_image(ImageCreate(reference=reference), project=session.project)
-    deadline = time.monotonic() + _PULL_S
+    deadline, pause = time.monotonic() + _PULL_S, _FIRST_PAUSE_S
     while image.state not in ("ready", "failed"):
         progress.update(image.state, image.reference)
         if time.monotonic() > deadline:
             raise Failure(f"{image.reference} is still {image.state}", code=TIMED_OUT)
-        time.sleep(0.3)
+        time.sleep(pause)
+        pause = min(pause * 1.5, _LONGEST_PAUSE_S)
         image = session.client.get_image(image.id)
     if image.state == "failed":
         raise Failure(f"{image.reference} could not be fetched: {image.reason}", code=FAILED)
@@ -110,6 +114,7 @@ def remove_image(session: Session, image: str) -> None:
     for each in ids:
         session.client.delete_image(each)
     session.say(f"{image} is removed")
+    show_removed(session, image)
 
 
 def _by_name(session: Session, name: str) -> list[ImageView]:

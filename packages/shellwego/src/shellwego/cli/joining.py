@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import click
 
 from shellwego.cli.groups import NounGroup
+from shellwego.cli.labels import labels_of
 from shellwego.cli.output import age, show, show_one
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import MOST, every
@@ -20,16 +21,6 @@ V = TypeVar("V", "JoinTokenView", "NodeKeyView", "NodeAuthorityView")
 _HELP = {"help_option_names": ["-h", "--help"]}
 _SHOWN_OF_A_KEY = 16
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
-
-def _labels(pairs: tuple[str, ...]) -> dict[str, str]:
-    wrong = next((pair for pair in pairs if "=" not in pair), None)
-    if wrong is not None:
-        raise click.UsageError(f"--label {wrong}: give KEY=VALUE.")
-    labels = dict(pair.split("=", 1) for pair in pairs)
-    if len(labels) < len(pairs):
-        raise click.UsageError("A label is named twice.")
-    return labels
 
 
 def _list(session: Session, found: Sequence[V], row: Callable[[V], dict[str, object]], empty: str) -> None:
@@ -49,7 +40,7 @@ def _tell(session: Session, found: V, row: Callable[[V], dict[str, object]]) -> 
 @click.option("--name", default="", metavar="NAME", help="What it will be called. [as its host]")
 @click.option("--region", default="local", show_default=True, metavar="REGION", help="Where it stands.")
 @click.option("--zone", default="local", show_default=True, metavar="ZONE", help="What of the region fails together.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="For placement; may be repeated.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="For placement; may be repeated.")
 @click.option("--minutes", type=click.IntRange(1, 60), default=60, show_default=True, help="How long it is good.")
 @shared
 @about_no_app
@@ -66,7 +57,7 @@ def join_token(
         name=name,
         region=region,
         zone=zone,
-        labels=_labels(labels),
+        labels=labels_of(labels),
         expires_in=minutes * 60,
     )
     made = session.client.create_join_token(body)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from shellwego.cli import joining
+from shellwego.cli.durations import seconds
 from shellwego.cli.failure import TIMED_OUT, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.logs import seconds
-from shellwego.cli.output import age, cores, show, show_one, size, table
+from shellwego.cli.labels import labels_of
+from shellwego.cli.output import age, cores, show, show_one, show_removed, size, table
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.prompts import at_terminal
 from shellwego.cli.session import Session, about_no_app, shared
@@ -102,21 +103,14 @@ def label_node(session: Session, node: str, labels: tuple[str, ...], region: str
     """Set labels of a node (`disk=ssd`), or remove them (`disk-`); and say where it is."""
     from shellwego.client.generated import NodePatch  # noqa: PLC0415
 
-    wanted = dict(_label(text) for text in labels)
+    removed = [text for text in labels if text.endswith("-") and "=" not in text]
+    kept = labels_of((text for text in labels if text not in removed), "NAME=VALUE or NAME-")
+    wanted = {**kept, **{text[:-1]: None for text in removed}}
     if len(wanted) < len(labels):
         raise click.UsageError("A label is named twice.")
     if not wanted and region is None and zone is None:
         raise click.UsageError("Nothing to change: give NAME=VALUE, NAME-, --region or --zone.")
     _show(session, session.client.update_node(node, NodePatch(labels=wanted, region=region, zone=zone)))
-
-
-def _label(text: str) -> tuple[str, str | None]:
-    name, equals, value = text.partition("=")
-    if equals:
-        return name, value
-    if not text.endswith("-"):
-        raise click.UsageError(f"{text!r} is neither NAME=VALUE nor NAME-.")
-    return text[:-1], None
 
 
 @nodes.command("rotate-keys")
@@ -147,6 +141,7 @@ def remove_node(session: Session, node: str, force: bool) -> None:
     session.confirm(f"Remove the node {found.name}?{lost}")
     session.client.remove_node(found.id, force=force)
     session.say(f"{found.name} is removed")
+    show_removed(session, found.name)
 
 
 @nodes.command("drain")

@@ -21,12 +21,7 @@ def show(session: Session, document: Any, rows: Sequence[Row], *, name: str = "n
         case "json":
             click.echo(safe_json(json.dumps(document, indent=2, ensure_ascii=False)))
         case "yaml":
-            import yaml  # noqa: PLC0415 - asked for seldom
-
-            text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-            if not is_safe(text):
-                text = yaml.safe_dump(document, sort_keys=False)  # with all that is not ASCII escaped
-            click.echo(text, nl=False)
+            click.echo(_yaml(document), nl=False)
         case "name":
             for row in rows:
                 click.echo(one_line(str(row.get(name, next(iter(row.values()), "")))))
@@ -35,6 +30,24 @@ def show(session: Session, document: Any, rows: Sequence[Row], *, name: str = "n
                 click.echo(table(rows))
             elif empty:
                 session.say(empty)
+
+
+def show_next(session: Session, document: Any, text: str) -> None:
+    """Print one of many that come in time: a line of JSON, a YAML document, or `text` for people and scripts."""
+    match session.output:
+        case "json":
+            click.echo(safe_json(json.dumps(document, ensure_ascii=False, separators=(",", ":"))))
+        case "yaml":
+            click.echo("---\n" + _yaml(document), nl=False)
+        case _:
+            click.echo(text)
+
+
+def _yaml(document: Any) -> str:
+    import yaml  # noqa: PLC0415 - asked for seldom
+
+    text = str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+    return text if is_safe(text) else str(yaml.safe_dump(document, sort_keys=False))  # with all but ASCII escaped
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -58,9 +71,18 @@ def show_one(session: Session, document: Any, pairs: Mapping[str, object], *, na
     if session.output in ("json", "yaml"):
         show(session, document, [])
     elif session.output == "name":
-        click.echo(name)
+        click.echo(one_line(name))
     else:
         click.echo(fields(pairs))
+
+
+def show_removed(session: Session, *names: str) -> None:
+    """Print what is gone, or goes, by the names that it was called by: an object `removed` for machines, and the names for
+    scripts. People are told by a remark."""
+    if session.output in ("json", "yaml"):
+        show(session, {"removed": list(names)}, [])
+    elif session.output == "name":
+        click.echo("\n".join(map(one_line, names)))
 
 
 def _cell(value: object) -> str:

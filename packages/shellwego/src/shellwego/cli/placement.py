@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from shellwego.cli.labels import labels_of
 from shellwego.cli.session import F
 
 if TYPE_CHECKING:
@@ -76,13 +77,7 @@ def placement_options(command: F) -> F:
 
 def _labels(_context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str] | None:
     """None where nothing was said; an empty text says that no label is asked for."""
-    labels: dict[str, str] = {}
-    for pair in filter(None, pairs):
-        label, equals, value = pair.partition("=")
-        if not equals or not label:
-            raise click.BadParameter(f"{pair!r} is not {option.metavar}.")
-        labels[label] = value
-    return labels if pairs else None
+    return labels_of(filter(None, pairs), str(option.metavar)) if pairs else None
 
 
 _OPTIONS = (

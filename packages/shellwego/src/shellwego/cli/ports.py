@@ -9,7 +9,7 @@ import click
 
 from shellwego.cli.failure import NOT_FOUND, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, show, show_one
+from shellwego.cli.output import age, show, show_one, show_removed
 from shellwego.cli.session import Session, shared
 from shellwego.client.pages import MOST, every
 
@@ -65,6 +65,7 @@ def unpublish_port(session: Session, port: str) -> None:
     session.confirm(f"Close {port}? Connections through it end.")
     session.client.unpublish_port(session.app, id_, project=session.project)
     session.say(f"{port} is closed")
+    show_removed(session, port)
 
 
 def _parsed(text: str) -> tuple[int, int | None, str]:

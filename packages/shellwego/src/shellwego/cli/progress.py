@@ -39,7 +39,7 @@ class StageProgress:
         if not self._quiet:
             mark = "✓" if good else "✗"
             styled = click.style(mark, fg="green" if good else "red") if self._color else mark
-            click.echo(f"{styled} {text} ({time.monotonic() - self._began:.1f} s)", err=True)
+            click.echo(f"{styled} {one_line(text)} ({time.monotonic() - self._began:.1f} s)", err=True)
 
     def _line(self, stage: str, reason: str) -> str:
         return one_line(f"  {stage:<10} {reason}".rstrip())

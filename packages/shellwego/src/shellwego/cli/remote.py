@@ -10,10 +10,14 @@ import click
 from shellwego.cli.failure import USAGE, Failure
 from shellwego.cli.session import Session, shared
 
-PASS_THROUGH = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+PASS_THROUGH = {"allow_interspersed_args": False}
+"""What stands behind the command is its own. What stands before it must be ours: a mistyped option is not the command."""
 
 
 @click.command("exec", context_settings=PASS_THROUGH)
+@click.option(
+    "-i", "--interactive", is_flag=True, hidden=True, expose_value=False, help="Stdin is ours without it, too."
+)
 @click.option("-t", "--tty", is_flag=True, help="With a terminal. [when stdin and stdout are terminals]")
 @click.option("--instance", metavar="ID", help="This instance: its id, an end of it, or web.0. [the first healthy one]")
 @click.option("--process", metavar="NAME", help="An instance of this process.")

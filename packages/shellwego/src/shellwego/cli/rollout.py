@@ -13,6 +13,7 @@ from shellwego.cli.failure import INTERRUPTED, NO_CAPACITY, TIMED_OUT, UNHEALTHY
 from shellwego.cli.output import show_one
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.session import F, Session
+from shellwego.client.text import one_line
 
 if TYPE_CHECKING:
     from shellwego.client.generated import AppView, DeploymentView
@@ -176,6 +177,6 @@ def finish(session: Session, app: str, deployment: DeploymentView, *, detach: bo
     pairs = {"app": view.name, "release": f"v{deployment.release}", "state": deployment.state, "url": view.url}
     document = msgspec.to_builtins(deployment) | {"url": view.url}
     if session.output == "table" and not detach and view.config.services:
-        click.echo(view.url)
+        click.echo(one_line(view.url))
     else:
         show_one(session, document, pairs, name=deployment.id)

@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "login": ("shellwego.cli.login:login", "Sign in to a platform; saved as a context."),
     "logout": ("shellwego.cli.login:logout", "End a context's token, and forget it."),
     "whoami": ("shellwego.cli.login:whoami", "Show who the token belongs to, and where."),
+    "contexts": ("shellwego.cli.contexts:contexts", "List the platforms known here; choose or forget one."),
     "register": ("shellwego.cli.login:register", "Make your account from an invitation, and sign in."),
     "user": ("shellwego.cli.user:user", "Show your account; its name, password and one-time codes."),
     "tokens": ("shellwego.cli.tokens:tokens", "List, create and revoke your tokens."),
@@ -182,6 +183,15 @@ def root_group(
     return click.version_option(None, "--version", "-V", package_name="shellwego", prog_name="swg")(group)
 
 
+def _have_standard_streams() -> None:
+    """Open what our caller closed (`<&-`, `2>&-`). Its number would be given to the next connection, which then had written
+    on it what is meant for people; and Python has None in the stream's place."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+            setattr(sys, name, os.fdopen(descriptor, mode))
+
+
 def _drop_output() -> None:
     """What could not be written would be tried again when Python ends, which then says so in many lines."""
     with suppress(OSError, ValueError):
@@ -193,6 +203,7 @@ def run(root: click.Group) -> NoReturn:
 
     Click alone would end an interrupted command with 1.
     """
+    _have_standard_streams()
     try:
         code = root.main(prog_name="swg", standalone_mode=False)
     except click.ClickException as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from shellwego.cli.apps import settle
@@ -50,6 +52,6 @@ def scale(
 
 def _count(text: str) -> tuple[str, int]:
     name, equals, number = text.rpartition("=")
-    if not number.isdigit() or (equals and not name):
+    if not re.fullmatch("[0-9]{1,9}", number) or (equals and not name):
         raise click.UsageError(f"{text!r} is not PROCESS=COUNT.")
     return name or "web", int(number)

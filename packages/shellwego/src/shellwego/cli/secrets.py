@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shellwego.cli.durations import seconds
 from shellwego.cli.failure import FAILED, NOT_FOUND, USAGE, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.logs import seconds
-from shellwego.cli.output import age, fields, show, show_one, table
+from shellwego.cli.output import age, fields, show, show_one, show_removed, table
 from shellwego.cli.rollout import follow
 from shellwego.cli.session import Session, about_no_app, project_file_app, shared
 from shellwego.client.pages import MOST, every
@@ -164,6 +164,7 @@ def remove_secrets(session: Session, names: tuple[str, ...]) -> None:
     for name in names:
         session.client.delete_secret(name, project=session.project)
         session.say(f"{name} is removed")
+    show_removed(session, *names)
 
 
 def _values(words: tuple[str, ...]) -> dict[str, str]:

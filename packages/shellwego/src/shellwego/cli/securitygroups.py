@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, show
+from shellwego.cli.output import age, show, show_removed
 from shellwego.cli.rules import PORTS_AND_PROTOCOL, ports_and_protocol
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import MOST, every
@@ -126,6 +126,7 @@ def destroy(session: Session, name: str) -> None:
     """Remove a group that no app is in and no other group names."""
     session.client.delete_group(name, project=session.project)
     session.say(f"the group {name} is gone")
+    show_removed(session, name)
 
 
 def _change(session: Session, name: str, *, allow: tuple[str, ...] = (), deny: tuple[str, ...] = ()) -> None:

@@ -76,7 +76,11 @@ class Session:
         known = self.known_contexts
         chosen = known.get(self.context_name or "")
         if self.context_name and chosen is None:
-            raise Failure(f"there is no context {self.context_name!r} in {self.config_path}", code=USAGE)
+            raise Failure(
+                f"there is no context {self.context_name!r} in {self.config_path}",
+                code=USAGE,
+                resolution="swg contexts ls shows those there are.",
+            )
         found = under(os.environ, chosen)
         if found is not None and chosen is not None and not found.token and chosen.token:
             raise Failure(
@@ -109,21 +113,29 @@ class Session:
             Failure: the organization has no such project, or several.
         """
         if self.organization:
-            return self._project_of(self.organization)
+            return self._project_of(self.organization, self.project_option)
         return self.project_option or self.context.project or None
+
+    def project_named(self, name: str) -> str:
+        """The project that is called so, in the organization that was named with it.
+
+        Raises:
+            Failure: the organization has no such project.
+        """
+        return self._project_of(self.organization, name) if self.organization else name
 
     @property
     def place(self) -> str | None:
         """The project that something is looked for in; where an organization was named, only one that was named with it."""
         return None if self.organization and not self.project_option else self.project
 
-    def _project_of(self, organization: str) -> str:
+    def _project_of(self, organization: str, name: str | None) -> str:
         from shellwego.client.pages import MOST, every  # noqa: PLC0415
 
         listed = self.client.list_projects
         found = every(lambda cursor: listed(limit=MOST, cursor=cursor, organization=organization))
-        if self.project_option:
-            found = [each for each in found if self.project_option in (each.name, each.id)]
+        if name:
+            found = [each for each in found if name in (each.name, each.id)]
         if len(found) == 1:
             return found[0].id
         if found:
@@ -131,7 +143,7 @@ class Session:
             raise Failure(
                 f"{organization} has several projects: {names}", code=USAGE, resolution="Say which: -p PROJECT"
             )
-        named = f"project “{self.project_option}”" if self.project_option else "project"
+        named = f"project “{name}”" if name else "project"
         raise Failure(
             f"{organization} has no {named} that you can see", code=NOT_FOUND, resolution="swg projects ls shows those."
         )
@@ -168,6 +180,10 @@ class Session:
             raise click.UsageError("Which app? Give -a APP, set SHELLWEGO_APP, or run it beside a shellwego.toml.")
         return name
 
+    def app_named(self, name: str | None) -> str:
+        """The app of an argument that may be left out; raises as `app`."""
+        return name or self.app
+
     def confirm(self, question: str) -> None:
         """Ask before something that cannot be undone; without a terminal `--yes` is needed.
 
@@ -178,18 +194,25 @@ class Session:
             return
         if not sys.stdin.isatty():
             raise Failure(f"{question} Nobody can be asked here.", code=USAGE, resolution="Add --yes.")
-        if not click.confirm(question, err=True):
+        if not click.confirm(_printable(question), err=True):
             raise Failure("stopped: nothing was changed")
 
     def say(self, text: str) -> None:
         """A remark for people, on stderr; silent with `--quiet`."""
         if not self.quiet:
-            click.echo(text, err=True)
+            click.echo(_printable(text), err=True)
+
+
+def _printable(text: str) -> str:
+    from shellwego.client.text import printable  # noqa: PLC0415 - most commands say nothing
+
+    return printable(text)
 
 
 def choice(known: ContextFile) -> str:
     """How to say which context is meant."""
-    return f"Choose one with --context or SHELLWEGO_CONTEXT, of: {', '.join(sorted(known.contexts))}"
+    names = ", ".join(sorted(known.contexts))
+    return f"Choose one with swg contexts use NAME, or by --context or SHELLWEGO_CONTEXT, of: {names}"
 
 
 def project_file_app(directory: Path) -> str:

@@ -34,13 +34,14 @@ def names_text(app: AppView) -> str:
 
 
 @click.command()
+@click.argument("name", required=False)
 @shared
-def status(session: Session) -> None:
+def status(session: Session, name: str | None) -> None:
     """Show an app: its release, instances and last deployment."""
     import msgspec  # noqa: PLC0415
 
     client, project = session.client, session.project
-    app = client.get_app(session.app, project=project)
+    app = client.get_app(session.app_named(name), project=project)
     deployment = client.get_deployment(app.id, app.deployment_id, project=project) if app.deployment_id else None
     living = sorted(all_instances(session, app.id, LIVE), key=lambda each: (each.process, each.slot))
     document = {

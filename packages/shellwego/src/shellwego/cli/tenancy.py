@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import click
 
 from shellwego.cli.failure import USAGE, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, cores, show, show_one, size
+from shellwego.cli.output import age, cores, show, show_one, show_removed, size
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import MOST, every
 
@@ -112,6 +113,7 @@ def delete_organization(session: Session, name: str) -> None:
     session.confirm(f"Delete the organization {name} with its service accounts, roles and members' rights?")
     session.client.delete_organization(name)
     session.say(f"{name} is gone")
+    show_removed(session, name)
 
 
 _SET = click.option(
@@ -211,7 +213,7 @@ def _number(name: str, text: str) -> int:
     scales = _SCALES.get(name, {"": 1})
     digits = text.rstrip("".join(scales))
     unit = text[len(digits) :]
-    if not (digits.isdecimal() and digits.isascii() and unit in scales):
+    if not (re.fullmatch("[0-9]{1,18}", digits) and unit in scales):
         units = " or ".join(filter(None, scales))
         remedy = f"A whole number, or with {units}." if units else "A whole number, or none."
         raise Failure(f"--set {name}={text}: is no limit", code=USAGE, resolution=remedy)
@@ -235,7 +237,7 @@ def _show_project(session: Session, project: ProjectView) -> None:
 
 def the_project(session: Session, name: str | None) -> str:
     """The project that a command is about: the named one, else that of the session, else the only one."""
-    chosen = name or session.project
+    chosen = session.project_named(name) if name else session.project
     if chosen:
         return chosen
     found = session.client.list_projects(limit=2).data
@@ -287,7 +289,8 @@ def rename_project(session: Session, name: str, new_name: str) -> None:
     """Give a project another name; hostnames of its apps stay."""
     from shellwego.client.generated import ProjectPatch  # noqa: PLC0415
 
-    _show_project(session, session.client.rename_project(name, ProjectPatch(name=new_name)))
+    renamed = session.client.rename_project(the_project(session, name), ProjectPatch(name=new_name))
+    _show_project(session, renamed)
 
 
 @projects.command("delete")
@@ -296,9 +299,11 @@ def rename_project(session: Session, name: str, new_name: str) -> None:
 @about_no_app
 def delete_project(session: Session, name: str) -> None:
     """Delete a project that has no apps, with its images."""
+    project = the_project(session, name)
     session.confirm(f"Delete the project {name} and its images?")
-    session.client.delete_project(name)
+    session.client.delete_project(project)
     session.say(f"{name} is gone")
+    show_removed(session, name)
 
 
 @projects.command("quotas")
@@ -367,3 +372,4 @@ def remove_member(session: Session, member: str) -> None:
     session.confirm(f"Remove {member} from the organization, with all that was granted below it?")
     session.client.remove_member(the_organization(session), member)
     session.say(f"{member} is no member any more")
+    show_removed(session, member)

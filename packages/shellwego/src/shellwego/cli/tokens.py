@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import click
 
+from shellwego.cli.durations import seconds
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one
 from shellwego.cli.session import Session, about_no_app, shared
@@ -15,20 +15,10 @@ from shellwego.client.pages import MOST, every
 if TYPE_CHECKING:
     from shellwego.client.generated import TokenView
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "": 1}
-
 
 @click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def tokens() -> None:
     """List, create and revoke your tokens."""
-
-
-def _life(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """`30d`, `12h`, `15m`, `900` as seconds."""
-    match = re.fullmatch(r"(\d{1,9})([smhd]?)", value or "", re.ASCII)
-    if value is not None and match is None:
-        raise click.BadParameter(f"{value!r} is no time, such as 30d, 12h or 15m")
-    return int(match[1]) * _UNITS[match[2]] if match else None
 
 
 def _state(token: TokenView) -> str:
@@ -71,7 +61,7 @@ def list_tokens(session: Session, everything: bool) -> None:
     "--scope", "scopes", multiple=True, metavar="PERMISSION", help="What it may, such as apps:read or apps:*."
 )
 @click.option("--resource", "resources", multiple=True, metavar="ID", help="An organization, project or app it is for.")
-@click.option("--expires-in", callback=_life, metavar="TIME", help="How long it lives, such as 30d or 12h. [a year]")
+@click.option("--expires-in", "life", metavar="TIME", help="How long it lives, such as 30d or 12h. [a year]")
 @click.option("--temporary", is_flag=True, help="For a quarter of an hour at most.")
 @shared
 @about_no_app
@@ -80,7 +70,7 @@ def create_token(
     name: str,
     scopes: tuple[str, ...],
     resources: tuple[str, ...],
-    expires_in: int | None,
+    life: str | None,
     temporary: bool,
 ) -> None:
     """Make a token that is no stronger than yours and ends with it. It is printed once, on stdout."""
@@ -93,7 +83,7 @@ def create_token(
         kind="temporary" if temporary else "personal",
         scopes=list(scopes),
         resources=list(resources),
-        expires_in=expires_in,
+        expires_in=None if life is None else int(seconds(life, "--expires-in")),
     )
     made = session.client.create_token(body)
     if session.output in ("json", "yaml"):

@@ -16,6 +16,7 @@ from shellwego.cli.output import age, cores, show, show_one, size
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.session import Session, shared
 from shellwego.client.pages import MOST, every
+from shellwego.client.text import printable
 
 if TYPE_CHECKING:
     from shellwego.client.generated import InstanceView, UsageView
@@ -115,7 +116,7 @@ def _show(session: Session, vm: InstanceView) -> None:
     }
     show_one(session, msgspec.to_builtins(vm), pairs, name=vm.id)
     if session.output == "table" and vm.log_tail:
-        click.echo("\nlast lines:\n" + "\n".join(f"  | {line}" for line in vm.log_tail[-20:]))
+        click.echo("\nlast lines:\n" + "\n".join(f"  | {printable(line)}" for line in vm.log_tail[-20:]))
 
 
 @vms.command("suspend")

@@ -10,7 +10,7 @@ import click
 from shellwego.cli.backups import backup_policy, backups, take_backup
 from shellwego.cli.failure import FAILED, TIMED_OUT, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, show, show_one, size
+from shellwego.cli.output import age, show, show_one, show_removed, size
 from shellwego.cli.rollout import follow
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.cli.volumemoves import move_row, move_volume
@@ -214,6 +214,7 @@ def remove_volumes(session: Session, names: tuple[str, ...]) -> None:
     for name in names:
         session.client.delete_volume(name, project=session.project)
         session.say(f"{name} is being removed")
+    show_removed(session, *names)
 
 
 volumes.add_command(move_volume)
@@ -256,6 +257,7 @@ def remove_snapshots(session: Session, name: str, ids: tuple[str, ...]) -> None:
     for id_ in ids:
         session.client.delete_snapshot(name, id_, project=session.project)
         session.say(f"{id_} is being removed")
+    show_removed(session, *ids)
 
 
 def _row(volume: VolumeView | VolumeDetail) -> dict[str, object]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.logs import seconds
-from shellwego.cli.output import show_one
+from shellwego.cli.durations import seconds
+from shellwego.cli.output import show_one, show_removed
 from shellwego.cli.session import Session, about_no_app, shared
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def drop_copy(session: Session, name: str, copy: str) -> None:
     session.confirm(f"Destroy what {name} was on the node that was lost? It cannot be had back.")
     session.client.drop_volume_copy(name, copy, project=session.project)
     session.say(f"{copy} is being destroyed")
+    show_removed(session, copy)
 
 
 def copy_row(copy: CopyView) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, show, show_one
+from shellwego.cli.output import age, show, show_one, show_removed
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import every
 
@@ -127,6 +127,7 @@ def remove_webhook(session: Session, webhook: str) -> None:
     session.confirm(f"Remove the webhook {webhook} and its deliveries?")
     session.client.delete_webhook(webhook)
     session.say(f"{webhook} is removed")
+    show_removed(session, webhook)
 
 
 @webhooks.command("test")

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from shellwego.client.transport import ApiProblem, Query, Transport, Unreachable, problem, segment
+from shellwego.client.transport import ApiProblem, Patience, Query, Transport, Unreachable, problem, segment
 from shellwego.wire.streams import Record, RecordError, RecordKind, RecordReader, pack
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ _OPEN_S = 30.0
 _CLOSE_S = 1.0
 """For the closing handshake; a guest that floods may keep its answer from coming in time."""
 _MAX_MESSAGE = 1024 * 1024
+
+
+class StreamError(ApiProblem):
+    """The API ended a stream that it had begun, with an error."""
 
 
 class ServerSentEvent(msgspec.Struct, frozen=True):
@@ -36,7 +40,7 @@ def events(lines: Iterable[bytes]) -> Iterator[ServerSentEvent]:
     """Cut the lines of an answer into events (WHATWG HTML, section 9.2.6).
 
     Raises:
-        ApiProblem: the API ended the stream with an error.
+        StreamError: the API ended the stream with an error.
     """
     name, id_ = "message", ""
     data: list[str] = []
@@ -53,7 +57,7 @@ def events(lines: Iterable[bytes]) -> Iterator[ServerSentEvent]:
             event = ServerSentEvent(name, "\n".join(data), id_)
             name, data = "message", []
             if event.event == "error":
-                raise problem(503, event.data.encode())
+                raise problem(503, event.data.encode(), StreamError)
             yield event
 
 
@@ -135,6 +139,19 @@ def open_logs(transport: Transport, app: str, query: Query) -> RecordSocket:
 
 
 def _open(transport: Transport, path: str, query: str) -> RecordSocket:
+    from websockets.exceptions import InvalidStatus  # noqa: PLC0415 - see the module's head
+
+    patience = Patience()
+    while True:
+        try:
+            return _opened(transport, path, query)
+        except InvalidStatus as answer:
+            refused = problem(answer.response.status_code, bytes(answer.response.body or b""))
+            if not patience.waited(refused, answer.response.headers.get("Retry-After")):
+                raise refused from answer
+
+
+def _opened(transport: Transport, path: str, query: str) -> RecordSocket:
     from websockets.exceptions import InvalidStatus, WebSocketException  # noqa: PLC0415 - see the module's head
     from websockets.sync.client import connect, unix_connect  # noqa: PLC0415
 
@@ -162,8 +179,8 @@ def _open(transport: Transport, path: str, query: str) -> RecordSocket:
                 ssl=transport.tls(),
                 proxy=None,
             )
-    except InvalidStatus as refused:
-        raise problem(refused.response.status_code, bytes(refused.response.body or b"")) from refused
+    except InvalidStatus:
+        raise
     except (OSError, TimeoutError, WebSocketException) as error:
         raise Unreachable(f"the API at {transport.api_url} cannot be reached: {error}") from error
     return RecordSocket(connection)

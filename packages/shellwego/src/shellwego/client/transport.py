@@ -2,12 +2,14 @@
 
 One connection is kept and used again. A request is sent twice only where nothing can have happened the first time: the
 connection was refused, or the request changes nothing (GET) or can be repeated (an idempotency key; a part of an upload,
-which says where it belongs), and a kept connection had gone stale.
+which says where it belongs), and a kept connection had gone stale. One that was refused because the token had asked too
+often is sent again once it may be: nothing has happened then.
 """
 
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import ssl
 import time
@@ -25,6 +27,10 @@ _TIMEOUT_S = 100.0
 _MAX_ANSWER = 64 * 1024 * 1024
 _REFUSED_PAUSES_S = (0.1, 0.3, 0.6)
 _REPEATABLE = frozenset({"GET", "PUT", "DELETE"})
+_TOO_OFTEN = "rate-limited"
+_PATIENCE_S = 300.0
+"""A request waits so long in all for the token to be let in again."""
+_SHORTEST_S = 0.1
 _STALE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 
 Query = Mapping[str, str | int | float | bool | None]
@@ -69,6 +75,10 @@ class Unreachable(Exception):
     """No answer came: no connection, no name, broken off, or not our API."""
 
 
+class BrokenOff(Unreachable):
+    """An answer had begun, and was broken off."""
+
+
 class UnusableName(ValueError):
     """What was given for the name or id of a thing can be neither; nothing was asked."""
 
@@ -84,11 +94,15 @@ class _Request:
     body: Body | None
 
     @property
+    def whole(self) -> bool:
+        """Whether all of it is still there after it was sent."""
+        return self.body is None or isinstance(self.body, bytes)
+
+    @property
     def repeatable(self) -> bool:
         """Whether sending it twice does no more than sending it once."""
-        once_only = self.body is not None and not isinstance(self.body, bytes)
         named = "Idempotency-Key" in self.headers or "Content-Range" in self.headers
-        return not once_only and (self.method in _REPEATABLE or named)
+        return self.whole and (self.method in _REPEATABLE or named)
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -150,21 +164,26 @@ class Transport:
         body: Body | None = None,
         timeout: float = _TIMEOUT_S,
     ) -> bytes:
-        """One request; returns the answer's body.
+        """One request; returns the answer's body. Where the token has asked too often it waits as long as the API says, for
+        some minutes at most.
 
         Raises:
             ApiProblem: the API answered with an error.
             Unreachable: it did not answer.
         """
         request = _Request(method, target(path, query), self.header_fields(headers, body), body)
-        with _told(self.api_url):
-            response = self._exchange(request, timeout)
-            content = response.read(_MAX_ANSWER)
-        if response.will_close:
-            self.close()
-        if response.status >= 400:
-            raise problem(response.status, content)
-        return content
+        patience = Patience()
+        while True:
+            with _told(self.api_url):
+                response = self._exchange(request, timeout)
+                content = response.read(_MAX_ANSWER)
+            if response.will_close:
+                self.close()
+            if response.status < 400:
+                return content
+            refused = problem(response.status, content)
+            if not (request.whole and patience.waited(refused, response.headers.get("Retry-After"))):
+                raise refused
 
     def stream(
         self,
@@ -174,17 +193,28 @@ class Transport:
         timeout: float = 60.0,
     ) -> Iterator[bytes]:
         """The lines of a long answer, on a connection of its own; raises as `send`. The server sends something at least
-        every quarter of a minute, so a silence of `timeout` seconds is a broken connection."""
+        every quarter of a minute, so a silence of `timeout` seconds is a broken connection (`BrokenOff`)."""
         connection = self.connect(timeout)
         try:
             with _told(self.api_url):
-                connection.request("GET", target(path, query), headers=self.header_fields(headers, None))
-                response = connection.getresponse()
-                if response.status >= 400:
-                    raise problem(response.status, response.read(_MAX_ANSWER))
+                response = self._begun(connection, target(path, query), self.header_fields(headers, None))
+            with _told(self.api_url, begun=True):
                 yield from response
         finally:
             connection.close()
+
+    def _begun(
+        self, connection: http.client.HTTPConnection, url: str, headers: Mapping[str, str]
+    ) -> http.client.HTTPResponse:
+        patience = Patience()
+        while True:
+            connection.request("GET", url, headers=headers)
+            response = connection.getresponse()
+            if response.status < 400:
+                return response
+            refused = problem(response.status, response.read(_MAX_ANSWER))
+            if not patience.waited(refused, response.headers.get("Retry-After")):
+                raise refused
 
     def header_fields(self, headers: Mapping[str, str | None] | None, body: Body | None) -> dict[str, str]:
         """The headers of a request, with the token."""
@@ -243,11 +273,31 @@ class Transport:
         return response
 
 
+class Patience:
+    """How long one request may yet wait for a token that has asked too often."""
+
+    def __init__(self) -> None:
+        self._left = _PATIENCE_S
+
+    def waited(self, refused: ApiProblem, retry_after: str | None) -> bool:
+        """True after the wait that the refusal asks for by its header Retry-After; False, at once, where it asks for none or
+        for too long a one."""
+        if refused.code != _TOO_OFTEN or not re.fullmatch("[0-9]{1,6}", retry_after or ""):
+            return False
+        pause = max(float(retry_after or 0), _SHORTEST_S)
+        self._left -= pause
+        if self._left < 0:
+            return False
+        time.sleep(pause)
+        return True
+
+
 class _told:
     """Within it, whatever goes wrong on the way is `Unreachable`; a length that is none is a `ValueError` there."""
 
-    def __init__(self, api_url: str) -> None:
+    def __init__(self, api_url: str, *, begun: bool = False) -> None:
         self._api_url = api_url
+        self._begun = begun
 
     def __enter__(self) -> None:
         return None
@@ -255,6 +305,8 @@ class _told:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, (OSError, http.client.HTTPException, ValueError)):
             said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if self._begun:
+                raise BrokenOff(f"the answer of the API at {self._api_url} was broken off: {said}") from error
             raise Unreachable(f"the API at {self._api_url} cannot be reached: {said}") from error
 
 
@@ -307,9 +359,9 @@ def decode(content: bytes, kind: type[T]) -> T:
         raise Unreachable(f"the answer is not one of this API: {error}") from error
 
 
-def problem(status: int, content: bytes) -> ApiProblem:
-    """The error that an answer tells of."""
+def problem(status: int, content: bytes, kind: type[ApiProblem] = ApiProblem) -> ApiProblem:
+    """The error that an answer tells of, as one of this kind."""
     try:
-        return ApiProblem(status, msgspec.json.decode(content, type=_Problem))
+        return kind(status, msgspec.json.decode(content, type=_Problem))
     except (msgspec.MsgspecError, RecursionError):
-        return ApiProblem(status, _Problem(status=status, detail=f"HTTP {status}, and not from the API; see its URL"))
+        return kind(status, _Problem(status=status, detail=f"HTTP {status}, and not from the API; see its URL"))

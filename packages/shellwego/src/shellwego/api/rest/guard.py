@@ -35,7 +35,7 @@ from shellwego.control.authentication import Session, refused
 from shellwego.control.authorization import Access
 from shellwego.control.idempotency import make_key
 from shellwego.control.unit import Caller
-from shellwego.core.errors import FieldError, MalformedError, QuotaError, ShellWeGoError
+from shellwego.core.errors import FieldError, MalformedError, ShellWeGoError, ThrottledError
 from shellwego.core.tenancy import Principal
 
 PUBLIC = "public"
@@ -45,6 +45,7 @@ _ANYWHERE = (400, 413, 422)
 _GUARDED = (401, 403, 404, 429, 503)
 _WRITES = (409,)
 _MAX_KEY = 255
+_USED_UP = "the token has used up its requests for now"
 
 Endpoint = Callable[..., Awaitable[Any]]
 
@@ -240,10 +241,14 @@ def _too_many(request: Request, verdict: Verdict) -> Response:
         request,
         429,
         "rate-limited",
-        "the token has used up its requests for now",
-        resolution=f"Try again in {verdict.retry_after_s} s.",
+        _USED_UP,
+        resolution=_again_in(verdict),
         headers=verdict.headers,
     )
+
+
+def _again_in(verdict: Verdict) -> str:
+    return f"Try again in {verdict.retry_after_s} s."
 
 
 async def _access(request: Request, session: Session, route: GuardedRoute) -> Access:
@@ -273,7 +278,9 @@ async def admit_socket(connection: HTTPConnection, permission: str) -> Access:
     session = await authenticate(connection)
     verdict = _judge(connection, session)
     if verdict is not None and not verdict.allowed:
-        raise QuotaError("rate-limited", "the token has used up its requests for now")
+        raise ThrottledError(
+            "rate-limited", _USED_UP, resolution=_again_in(verdict), retry_after_s=verdict.retry_after_s
+        )
     return make_access(connection, session.principal, permission)
 
 

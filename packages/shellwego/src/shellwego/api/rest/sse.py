@@ -1,8 +1,8 @@
 """Server-sent events (WHATWG HTML, section 9.2): one long answer, with a comment now and then so that it stays open.
 
 A client that stops reading stops only itself: the source is asked for the next message when the last one was taken, and
-one that takes nothing for a while is cut off (`pieces`). The stream ends when the client leaves, when the server stops, or
-when the token no longer allows it.
+one that takes nothing for a while is cut off (`pieces`). The stream ends when the client leaves; and, with an event `error`
+that says why, when the server stops, or when the token no longer allows it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 
 from shellwego.api.rest.context import Context
 from shellwego.api.rest.pieces import Pieces
-from shellwego.core.errors import ShellWeGoError
+from shellwego.core.errors import ShellWeGoError, UnavailableError
 
 EVENT_STREAM = "text/event-stream"
 _KEEP_ALIVE = b": still here\n\n"
@@ -56,6 +56,7 @@ async def _kept_alive(messages: AsyncGenerator[bytes], context: Context) -> Asyn
                 yield taken
             elif not stopping.done():
                 yield _KEEP_ALIVE
+        yield message(_quoted(UnavailableError("server-stopping", "the server stops; come again")), event="error")
     except ShellWeGoError as error:
         yield message(_quoted(error), event="error")
     finally:
