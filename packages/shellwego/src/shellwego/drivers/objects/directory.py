@@ -3,6 +3,9 @@
 A file is written beside its place, brought to the disk and renamed into it; so it is there whole or not at all, also after
 the power failed. The directory itself is never made: where it is missing a share is not mounted, and what was written then
 would lie on the wrong disk.
+
+A share may hang, and with it every thread that is on it, for hours and against signals. So it has threads of its own, which
+keep no other work of the process waiting, nor its end.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from plasmavmc.host.threads import DaemonThreads
 from shellwego.core.errors import InvalidError
 from shellwego.drivers.objects.errors import no_object, unavailable
 from shellwego.ports.objects import check_path, check_prefix
@@ -21,6 +25,8 @@ from shellwego.ports.objects import check_path, check_prefix
 T = TypeVar("T")
 _PART = ".part"
 """Ends what is being written; it begins with a dot, which no path does."""
+_THREADS = DaemonThreads(32, "objects")
+"""Two backups and a sweep are under way at a time, each with up to 16 objects."""
 
 
 class DirectoryObjects:
@@ -89,10 +95,11 @@ class DirectoryObjects:
 
     async def _done(self, doing: str, work: Callable[[], T]) -> T:
         """The result of work in a thread. That there is no file is passed on; but the root has to be there."""
+        run = asyncio.get_running_loop().run_in_executor
         try:
-            if not await asyncio.to_thread(self._root.is_dir):
+            if not await run(_THREADS, self._root.is_dir):
                 raise unavailable(doing, f"there is no directory {self._root}")
-            return await asyncio.to_thread(work)
+            return await run(_THREADS, work)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise
         except OSError as error:
