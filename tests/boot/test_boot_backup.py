@@ -158,6 +158,16 @@ def test_what_is_restored_is_what_was_there_row_for_row(filled: Path, tmp_path: 
     assert not (world.directory / "again").exists()
 
 
+def test_a_key_file_that_nothing_is_under_is_not_taken_for_the_master_keys(world: World) -> None:
+    """As it lies there where keys were given since, or are kept elsewhere."""
+    path = world.here.data_dir / "keys" / "master-keys.json"
+    path.unlink()
+    FileKms.open(path)
+    made = create(world.here, world.directory / "second", WORDS, now=6.0)
+    assert made.kms == "given"
+    assert "master-keys" not in {piece.name for piece in made.pieces}
+
+
 class TestARestoreIntoPostgreSQLThatIsInterrupted:
     """Between the database, which is filled, and the data directory, which is not in its place yet."""
 
@@ -370,7 +380,7 @@ class TestWhatIsRefused:
 
     def forged(self, world: World, manifest: Manifest) -> None:
         (world.backup / backupfiles.MANIFEST).unlink()
-        Writer(world.backup, manifest, WORDS).finish()
+        Writer(world.backup, manifest, WORDS).finish("local")
 
     def test_a_place_where_there_is_something(self, world: World) -> None:
         before = rows(world.here.database)
@@ -459,10 +469,10 @@ class TestTheCommand:
 
 def test_a_piece_of_any_size_comes_back(tmp_path: Path) -> None:
     sizes = (0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20)
-    writer = Writer(tmp_path, Manifest(made_at=0.0, version="1", revision="1", kms="local"), WORDS)
+    writer = Writer(tmp_path, Manifest(made_at=0.0, version="1", revision="1"), WORDS)
     for size in sizes:
         writer.add(str(size), [b"ab" * (size // 2), b"c" * (size % 2)])
-    writer.finish()
+    writer.finish("local")
     found = one(tmp_path)
     found.verify()
     assert [len(found.content(piece)) for piece in found.manifest.pieces] == list(sizes)

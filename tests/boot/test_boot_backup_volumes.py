@@ -356,6 +356,12 @@ class TestABackupThatCannotBe:
         place = replace(world.here, settings=replace(world.here.settings, backups_url=""))
         self.refused(world, place, "no-repository", "all")
 
+    def test_without_the_keys_that_the_platform_is_given(self, world: World) -> None:
+        keys = world.here.data_dir / "keys" / "master-keys.json"
+        keys.unlink()
+        self.refused(world, world.here, "no-key-file", "all")
+        assert list(keys.parent.iterdir()) == []
+
     def test_of_a_volume_that_is_not_there(self, world: World) -> None:
         self.refused(world, world.here, "volume-not-found", "data", "photos")
 

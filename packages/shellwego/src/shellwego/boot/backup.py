@@ -42,6 +42,7 @@ from shellwego.boot.restoring import (
 from shellwego.boot.settings import UpSettings
 from shellwego.core.errors import ConflictError
 from shellwego.core.sensitive import Sensitive
+from shellwego.drivers.kms.keyfile import key_names
 from shellwego.drivers.store import dump, migrate
 from shellwego.drivers.store.location import Location, PostgresUrl, parse_url
 
@@ -91,9 +92,8 @@ def create(place: Place, directory: Path, passphrase: Sensitive, now: float, vol
     if directory.exists():
         raise ConflictError("backup-exists", f"{directory} is there already", resolution="Name a new one.")
     keys = place.data_dir / KEY_DIRECTORY / KEY_FILE
-    kms = place.settings.kms if place.settings.kms != "local" or keys.exists() else "given"
     form = WITH_VOLUMES if volumes else PLAIN
-    manifest = Manifest(made_at=now, version=version("shellwego"), revision=migrate.HEAD, kms=kms, format=form)
+    manifest = Manifest(made_at=now, version=version("shellwego"), revision=migrate.HEAD, format=form)
     with ExitStack() as end, made_whole(directory) as fresh:
         writer = Writer(fresh, manifest, passphrase)
         if volumes:
@@ -102,11 +102,13 @@ def create(place: Place, directory: Path, passphrase: Sensitive, now: float, vol
         tables, key_file = _of_one_moment(place.database, keys, end)
         for name, read in tables.items():
             writer.add(f"{ROWS}{name}", read())
+        if key_file is not None and not _are_used(key_names(keys, key_file), tables):
+            key_file = None
         for name, content in ((KEYS, key_file), (INSTALLATION, _content(place.data_dir / "installation"))):
             if content is not None:
                 writer.add(name, [content])
         writer.add(FILES, [json.dumps(_operators(place.files)).encode()])
-        return writer.finish()
+        return writer.finish("given" if place.settings.kms == "local" and key_file is None else place.settings.kms)
 
 
 def _of_one_moment(database: Location, keys: Path, end: ExitStack) -> tuple[Tables, bytes | None]:
@@ -119,6 +121,13 @@ def _of_one_moment(database: Location, keys: Path, end: ExitStack) -> tuple[Tabl
             if _content(keys) == before:
                 end.push(attempt.pop_all())
                 return tables, before
+
+
+def _are_used(keys: Collection[str], tables: Tables) -> bool:
+    """Whether what is sealed is under any of these master keys. A file may lie there beside keys that are given or kept
+    elsewhere; whoever had its keys in the backup would take them for those that he is to keep."""
+    needed = {json.loads(line)["master_key"] for line in tables["data_keys"]()}
+    return not needed.isdisjoint(keys) or not needed
 
 
 def _content(path: Path) -> bytes | None:

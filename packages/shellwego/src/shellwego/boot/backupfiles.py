@@ -53,7 +53,7 @@ class Manifest:
     """Of ShellWeGo."""
     revision: str
     """Of the database's schema."""
-    kms: str
+    kms: str = ""
     """Who keeps the master key: `local` (in this backup, if in a file), else it is not in it."""
     pieces: tuple[Piece, ...] = ()
     salt: str = ""
@@ -141,9 +141,9 @@ class Writer:
         digest = _digest(self._directory / file)
         self._pieces.append(Piece(name=name, file=file, bytes=size, sha256=digest))
 
-    def finish(self) -> Manifest:
-        """Write the manifest."""
-        manifest = replace(self._manifest, pieces=tuple(self._pieces))
+    def finish(self, kms: str) -> Manifest:
+        """Write the manifest; `kms`: as there."""
+        manifest = replace(self._manifest, pieces=tuple(self._pieces), kms=kms)
         body = asdict(manifest)
         document = {
             "manifest": body,

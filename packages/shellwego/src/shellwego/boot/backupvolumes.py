@@ -65,15 +65,15 @@ class Keeper:
     Used as a context: at its end those backups are let go."""
 
     def __init__(self, settings: UpSettings, database: Location) -> None:
-        """Raises as `read_repository` and `read_source`; `ConflictError`: there is no repository, or the database is of
-        another version."""
+        """Raises as `read_repository`, `read_source` and `KmsSource.open_existing`; `ConflictError`: there is no repository,
+        or the database is of another version."""
         place = _repository(settings)
         with dump.snapshot(database):
             pass  # it is of our version, so to open it changes nothing
         clock = SystemClock()
         self._settings = settings
         self._objects = open_objects(place)
-        self._kms = read_source(settings).open(settings.data_dir.absolute() / KEY_DIRECTORY, clock.now)
+        self._kms = read_source(settings).open_existing(settings.data_dir.absolute() / KEY_DIRECTORY, clock.now)
         self._control = Control(open_location(database, clock), MemoryBus(), clock)
         self._vaults = Vaults(self._control, Sealer(self._control, self._kms), place)
         self._taken: list[VolumeBackup] = []

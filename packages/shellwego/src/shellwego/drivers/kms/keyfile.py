@@ -42,6 +42,14 @@ class Seal:
         return cls(salt, Sensitive(kdf.derive(passphrase.reveal())))
 
 
+def key_names(path: Path, content: bytes) -> frozenset[str]:
+    """Those of the keys in what was read of a key file; raises `InvalidError`."""
+    try:
+        return frozenset(str(name) for name in _keys(_parsed(path, content.decode())))
+    except ValueError:
+        raise _damaged(path) from None
+
+
 def is_sealed(path: Path) -> bool:
     """Whether the key file is sealed by a passphrase; raises as `load`."""
     return bool(_document(path).get("salt"))
@@ -106,6 +114,10 @@ def _document(path: Path) -> Mapping[str, object]:
         raise
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidError("bad-key-file", f"the master keys in {path} cannot be read: {error}") from None
+    return _parsed(path, text)
+
+
+def _parsed(path: Path, text: str) -> Mapping[str, object]:
     try:
         document = json.loads(text)
     except ValueError:
