@@ -427,6 +427,48 @@ def test_the_configuration_comes_back_and_never_over_another(tmp_path: Path) -> 
     assert world.config.read_text() == CONFIG
 
 
+class TestAConfigurationThatNamesTheDatabase:
+    """As of a platform on PostgreSQL, restored elsewhere."""
+
+    OF_PRODUCTION = "postgresql://shellwego:secret@db.example/shellwego"
+
+    def made(self, directory: Path, database: str) -> World:
+        world = World(directory)
+        world.config.parent.mkdir()
+        world.config.write_text(f"[database]\n{database}\n")
+        world.here.data_dir.mkdir()
+        migrate.upgrade(_new(world.here))
+        create(world.here, world.backup, WORDS, now=5.0)
+        world.config.unlink()
+        return world
+
+    @pytest.mark.parametrize("way", ["url", "url_file"])
+    def test_does_not_lead_to_it_from_another_that_was_filled(self, tmp_path: Path, way: str) -> None:
+        file = tmp_path / "url"
+        file.write_text(self.OF_PRODUCTION)
+        file.chmod(0o600)
+        world = self.made(tmp_path, f'{way} = "{self.OF_PRODUCTION if way == "url" else file}"')
+        with pytest.raises(ConflictError) as caught:
+            restore(world.there, world.backup, WORDS)
+        assert (caught.value.code, "secret" in str(caught.value)) == ("database-differs", False)
+        assert not world.config.exists()
+        assert not world.there.data_dir.exists()
+        restore(world.there, world.backup, WORDS, configuration=False)
+        assert not world.config.exists()
+        assert len(rows(world.there.database)) == len(metadata.tables)
+
+    def test_comes_back_where_nothing_is_started_by_it(self, tmp_path: Path) -> None:
+        world = self.made(tmp_path, f'url_file = "{tmp_path / "missing"}"')
+        restore(world.there, world.backup, WORDS)
+        assert world.config.exists()
+
+    def test_comes_back_with_the_database_that_it_names(self, tmp_path: Path, postgres: PostgresServer) -> None:
+        target = postgres.new_database()
+        world = self.made(tmp_path, f'url = "{target.dsn}"')
+        restore(world.place("there", target), world.backup, WORDS)
+        assert world.config.exists()
+
+
 def _new(place: Place) -> Path:
     (place.data_dir / "db").mkdir()
     return place.data_dir / DATABASE

@@ -15,12 +15,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from shellwego.boot.backupfiles import PLAIN, WITH_VOLUMES, Backup, Manifest, Writer, open_backup
 from shellwego.boot.backupvolumes import Holding, Keeper, holding, make_anew
@@ -40,7 +42,7 @@ from shellwego.boot.restoring import (
     take_place,
 )
 from shellwego.boot.settings import UpSettings
-from shellwego.core.errors import ConflictError
+from shellwego.core.errors import ConflictError, InvalidError
 from shellwego.core.sensitive import Sensitive
 from shellwego.drivers.kms.keyfile import key_names
 from shellwego.drivers.store import dump, migrate
@@ -49,6 +51,8 @@ from shellwego.drivers.store.location import Location, PostgresUrl, parse_url
 ROWS, KEYS, INSTALLATION, FILES = "rows/", "master-keys", "installation", "files"
 DATABASE = Path("db") / "state.db"
 Tables = Mapping[str, Callable[[], Iterator[bytes]]]
+Files = Mapping[str, Mapping[str, Any]]
+"""Those of the operator, by path: `mode` and `text`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,15 +142,24 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
-def restore(place: Place, directory: Path, passphrase: Sensitive, volumes: Collection[str] | None = None) -> Manifest:
+def restore(
+    place: Place,
+    directory: Path,
+    passphrase: Sensitive,
+    volumes: Collection[str] | None = None,
+    *,
+    configuration: bool = True,
+) -> Manifest:
     """Make a platform of a backup: all of it, or nothing. One that was interrupted may be given again.
 
     `volumes`: which of those that are in it are to be made anew, by names or ids, or `all`, or `none`; None: it holds none.
+    `configuration`: whether that is to come back too, with the API's certificate and key.
 
     Raises:
         InvalidError: `no-backup`, `wrong-passphrase`, `backup-damaged`; or as `backupvolumes.holding`.
         ConflictError: `backup-too-new`, `schema-too-new`; `not-empty`, `file-differs` or `database-not-empty`, there is
-            something already; `restore-unfinished`, of another backup.
+            something already; `database-differs`, the configuration names another; `restore-unfinished`, of another
+            backup.
         PreflightError, UnavailableError: the repository for the volumes cannot be had.
         OSError: something cannot be written.
     """
@@ -155,17 +168,36 @@ def restore(place: Place, directory: Path, passphrase: Sensitive, volumes: Colle
     held = holding(backup, place.settings, volumes)
     backup.verify()
     held.verify()
+    files: Files = json.loads(backup.content(backup.pieces()[FILES])) if configuration else {}
+    _check_leads_to(database, place.config_file, files)
     choice = chosen(backup.manifest, [each.volume_id for each in held.volumes])
     if not gone_on(place.data_dir, database, choice):
         check_room(place.data_dir)
         dump.check_empty(database)
-        _make(place, backup, held, choice)
+        _make(place, backup, held, choice, files)
     return backup.manifest
 
 
-def _make(place: Place, backup: Backup, held: Holding, choice: str) -> None:
+def _check_leads_to(database: Location, config_file: Path, files: Files) -> None:
+    """Raises `ConflictError` where the platform would be started on another database by the configuration that comes with
+    it: most likely that of the platform which the backup is of. Both would run all of its apps, as one installation."""
+    try:
+        named = tomllib.loads(files[str(config_file)]["text"]).get("database", {})
+        path = Path(named["url_file"]) if "url_file" in named else None
+        url = read_url(UpSettings(database_url=named.get("url", ""), database_url_file=path))
+        other = parse_url(url) if url else database
+    except (KeyError, tomllib.TOMLDecodeError, InvalidError):
+        return  # there is none, or one with which nothing is started
+    if other != database:
+        raise ConflictError(
+            "database-differs",
+            f"the configuration in the backup names the database {other}, and this would restore into {database}",
+            resolution="Restore into that one, by --database-url-file; or leave the configuration out: --no-config.",
+        )
+
+
+def _make(place: Place, backup: Backup, held: Holding, choice: str, files: Files) -> None:
     pieces, database = backup.pieces(), place.database
-    files = json.loads(backup.content(pieces[FILES]))
     missing = _missing_files(files)
     with ExitStack() as undo:
         fresh = make_beside(place.data_dir)
@@ -224,7 +256,7 @@ def _operators(paths: tuple[Path, ...]) -> dict[str, dict[str, object]]:
     return found
 
 
-def _missing_files(files: dict[str, dict[str, str]]) -> list[Path]:
+def _missing_files(files: Files) -> list[Path]:
     """Those of the operator's files that are not there; raises `ConflictError` where one is, and is another."""
     for name, file in files.items():
         path = Path(name)

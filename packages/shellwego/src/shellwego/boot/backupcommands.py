@@ -86,10 +86,15 @@ def create(
 @click.option(
     "--volumes", metavar="all|none|NAME,…", help="Which of the volumes in it are made anew; needed where it holds some."
 )
+@click.option(
+    "--no-config", is_flag=True, help="Leave the configuration in it out, with the API's certificate and key."
+)
 @_options
 def restore(
     directory: Path,
     volumes: str | None,
+    *,
+    no_config: bool,
     data_dir: str | None,
     database_url_file: str | None,
     passphrase_file: Path | None,
@@ -101,7 +106,7 @@ def restore(
     from shellwego.boot.backup import restore as run  # noqa: PLC0415 - as above
 
     def work(place: Place, passphrase: Sensitive) -> Manifest:
-        return run(place, directory.absolute(), passphrase, _names(volumes))
+        return run(place, directory.absolute(), passphrase, _names(volumes), configuration=not no_config)
 
     manifest = _done(work, data_dir, database_url_file, passphrase_file, twice=False)
     click.echo(f"Restored from {directory}. Start the platform as before: swg up, or swg server.")
