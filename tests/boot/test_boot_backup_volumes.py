@@ -6,6 +6,8 @@ import asyncio
 import os
 import shutil
 import threading
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,14 @@ from shellwego.boot import backup as platform_backup
 from shellwego.boot import backupcommands
 from shellwego.boot.backup import Place, create, restore
 from shellwego.boot.backupcommands import PASSPHRASE
+from shellwego.boot.backupvolumes import Held, Keeper
 from shellwego.boot.settings import UpSettings
 from shellwego.control import platformvolumes
 from shellwego.control.backupreports import backup_orders, take_backups
+from shellwego.control.backups import let_backup_go
 from shellwego.control.loops.backups import BackupLoop
 from shellwego.control.sealing import Sealer
-from shellwego.control.unit import Control
+from shellwego.control.unit import Control, Unit
 from shellwego.control.vaults import Vaults
 from shellwego.core.assignments import NodeReport
 from shellwego.core.backups import Backup, BackupPhase, BackupState, ObservedBackup
@@ -37,6 +41,7 @@ from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.kms.local import FileKms
 from shellwego.drivers.objects.directory import DirectoryObjects
 from shellwego.drivers.store.location import Location
+from shellwego.ports.objects import Objects
 from shellwego.ports.store import Transaction, eq
 from tests.boot.test_boot_backup import WORDS, opened
 from tests.contract.postgres_server import PostgresServer
@@ -340,6 +345,65 @@ class TestWhatIsRefused:
         (world.directory / "plain").rename(world.backup)
         self.refused(world, "no-volumes", "all")
         restore(world.there, world.backup, WORDS)
+
+
+class TestABackupThatATenantDeletesMeanwhile:
+    """Of the volume `logs`; that of `data` is the operator's all the same."""
+
+    def deleted(self, world: World) -> None:
+        def let_go(unit: Unit) -> None:
+            for volume in unit.tx.volumes.select(eq("id", "vol_2")):
+                for backup in unit.tx.backups.select(eq("volume_id", "vol_2")):
+                    let_backup_go(unit, volume, backup)
+
+        async def both() -> None:
+            store = opened(world.here.database)
+            await Control(store, MemoryBus(), SystemClock()).commit(let_go)
+            await store.close()
+
+        thread = threading.Thread(target=lambda: asyncio.run(both()))
+        thread.start()
+        thread.join()
+
+    def leaves_out_that_one(self, world: World) -> None:
+        left: list[str] = []
+        with Node(world.here):
+            create(world.here, world.directory / "second", WORDS, 6.0, ["all"], left_out=left.extend)
+        assert left == ["vol_2"]
+        restore(world.there, world.directory / "second", WORDS, ["all"])
+        assert world.held_by(world.there) == {"vol_1": CONTENT["vol_1"]}
+
+    def test_while_it_is_asked_for(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        taken = platformvolumes._taken
+
+        async def delete_first(control: Control, ids: Iterable[str]) -> list[Backup]:
+            self.deleted(world)
+            return await taken(control, ids)
+
+        monkeypatch.setattr(platformvolumes, "_taken", delete_first)
+        self.leaves_out_that_one(world)
+
+    def test_while_it_is_copied(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        carried = Keeper._carried
+
+        async def delete_first(keeper: Keeper, backup: Backup, target: Objects) -> tuple[Held, bytes]:
+            if backup.volume_id == "vol_2":
+                self.deleted(world)
+                (world.directory / f"here-repository/prj_1/backups/{backup.id}").unlink()
+            return await carried(keeper, backup, target)
+
+        monkeypatch.setattr(Keeper, "_carried", delete_first)
+        self.leaves_out_that_one(world)
+
+    def test_before_the_rows_are_read(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        of_one_moment = platform_backup._of_one_moment
+
+        def delete_first(database: Location, keys: Path, end: ExitStack) -> object:
+            self.deleted(world)
+            return of_one_moment(database, keys, end)
+
+        monkeypatch.setattr(platform_backup, "_of_one_moment", delete_first)
+        self.leaves_out_that_one(world)
 
 
 class TestABackupThatCannotBe:

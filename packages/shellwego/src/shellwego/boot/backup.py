@@ -81,10 +81,23 @@ class Place:
         return (self.config_file, *(path.absolute() for path in named if path is not None))
 
 
-def create(place: Place, directory: Path, passphrase: Sensitive, now: float, volumes: Collection[str] = ()) -> Manifest:
+def _nobody(_volumes: Collection[str]) -> None:
+    """Wants to know."""
+
+
+def create(
+    place: Place,
+    directory: Path,
+    passphrase: Sensitive,
+    now: float,
+    volumes: Collection[str] = (),
+    *,
+    left_out: Callable[[Collection[str]], None] = _nobody,
+) -> Manifest:
     """Write a backup into a directory that must not be there; nothing of it is where this fails.
 
     `volumes`: names or ids of those that are to be in it, or `all`; the platform has to run for that.
+    `left_out` is told the ids of those whose backups were deleted meanwhile, if there are any.
 
     Raises:
         ConflictError: `backup-exists`; or the database is of another version; of volumes: as `backupvolumes.Keeper`.
@@ -100,10 +113,12 @@ def create(place: Place, directory: Path, passphrase: Sensitive, now: float, vol
     manifest = Manifest(made_at=now, version=version("shellwego"), revision=migrate.HEAD, format=form)
     with ExitStack() as end, made_whole(directory) as fresh:
         writer = Writer(fresh, manifest, passphrase)
-        if volumes:
-            end.enter_context(keeper := Keeper(place.settings, place.database))
+        keeper = end.enter_context(Keeper(place.settings, place.database)) if volumes else None
+        if keeper is not None:
             keeper.keep(volumes, fresh, writer)
         tables, key_file = _of_one_moment(place.database, keys, end)
+        if keeper is not None and (missed := keeper.index(tables, writer)):
+            left_out(missed)
         for name, read in tables.items():
             writer.add(f"{ROWS}{name}", read())
         if key_file is not None and not _are_used(key_names(keys, key_file), tables):

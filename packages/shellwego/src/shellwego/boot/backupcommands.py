@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -74,7 +74,7 @@ def create(
 
     def work(place: Place, passphrase: Sensitive) -> Manifest:
         names = [name for name in _names(volumes) or () if name != "none"]
-        return run(place, directory.absolute(), passphrase, time.time(), names)
+        return run(place, directory.absolute(), passphrase, time.time(), names, left_out=_tell_left_out)
 
     manifest = _done(work, data_dir, database_url_file, passphrase_file, twice=True)
     click.echo(f"Backed up to {directory}: {len(manifest.pieces)} pieces, schema {manifest.revision}.")
@@ -166,6 +166,12 @@ def _names(given: str | None) -> tuple[str, ...] | None:
     if not all(names) or (len(names) > 1 and {"all", "none"} & set(names)):
         raise InvalidError("bad-volumes", f"--volumes: {given!r:.100} is neither all nor names of volumes, with commas")
     return names
+
+
+def _tell_left_out(volumes: Collection[str]) -> None:
+    click.echo(
+        f"Not in it, since their backups were deleted meanwhile: the volumes {', '.join(sorted(volumes))}.", err=True
+    )
 
 
 def _told(manifest: Manifest) -> str:
