@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import stat
 import time
@@ -14,11 +15,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from shellwego.boot import joincall, nodedir
+from plasmavmc.host import installation
+from shellwego.boot import joincall, nodedir, up
 from shellwego.boot.join import join
 from shellwego.boot.joincall import Address, parse_address
 from shellwego.boot.joinchecks import check_server
 from shellwego.boot.nodeport import NodePort
+from shellwego.boot.preflight import open_installation
+from shellwego.boot.settings import UpSettings
 from shellwego.control import joins, nodeauthority
 from shellwego.control.joins import JoinWish
 from shellwego.control.sealing import Sealer
@@ -346,6 +350,60 @@ async def test_a_host_that_is_not_ready_asks_nothing(server: Server, tmp_path: P
     assert "nothing was asked" in ended.output
     assert secret not in ended.output
     assert await server.nodes() == 1
+
+
+class TestAHostThatIsToBeAnEdge:
+    """It is looked at as the edge will be started: with its settings."""
+
+    @pytest.fixture(autouse=True)
+    def host(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(up, "config_file_values", dict)
+        monkeypatch.setattr(installation, "RUN_ROOT", tmp_path / "run")
+        monkeypatch.setattr(installation, "check_user", lambda: (os.geteuid(), os.getegid()))
+
+    async def told(self, server: Server, tmp_path: Path, *words: str) -> str:
+        secret, fingerprint = await server.token(JoinWish(kind=MemberKind.EDGE))
+        place = ("--dir", str(tmp_path / "edge"), "--data-dir", str(tmp_path))
+        line = [server.address.url, secret + fingerprint, "--edge", "--check", *place, *words]
+        return (await asyncio.to_thread(CliRunner().invoke, join, line)).output
+
+    async def test_its_own_port_is_asked_for(
+        self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with socket.create_server(("0.0.0.0", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:  # noqa: S104 - as an edge
+            busy, port = str(taken.getsockname()[1]), str(free.getsockname()[1])
+            free.close()
+            assert f"cannot listen on 0.0.0.0:{busy}" in await self.told(server, tmp_path, "--http-port", busy)
+            monkeypatch.setenv("SHELLWEGO_HTTP_PORT", busy)
+            assert f"cannot listen on 0.0.0.0:{busy}" in await self.told(server, tmp_path)
+            assert f"port {port} is free" in await self.told(server, tmp_path, "--http-port", port)
+
+    async def test_a_port_that_its_own_haproxy_has_is_no_obstacle(
+        self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It was left running when the edge ended, and joins anew."""
+        monkeypatch.setenv("SHELLWEGO_DATA_DIR", str(tmp_path / "data"))
+        (tmp_path / "run").mkdir()
+        opened = open_installation(UpSettings(data_dir=tmp_path / "data"))
+        os.close(opened.lock)
+        with socket.create_server(("0.0.0.0", 0)) as taken:  # noqa: S104 - as above
+            busy = str(taken.getsockname()[1])
+            line = ("haproxy", "-c", "read -r _", f"{opened.run_dir}/edge/haproxy.cfg")
+            kept = await asyncio.create_subprocess_exec(*line, executable="/bin/bash", stdin=asyncio.subprocess.PIPE)
+            try:
+                assert f"port {busy} is free" in await self.told(server, tmp_path, "--http-port", busy)
+            finally:
+                kept.kill()
+                await kept.wait()
+
+
+async def test_a_node_is_looked_at_with_its_own_cache(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up, "config_file_values", lambda: {"cache": str(tmp_path / "own")})
+    secret, fingerprint = await server.token()
+    line = [server.address.url, secret + fingerprint, "--check", "--dir", str(tmp_path / "n")]
+    assert f"{tmp_path / 'own'}" in (await asyncio.to_thread(CliRunner().invoke, join, line)).output
 
 
 def test_words_that_are_no_token_are_not_repeated(tmp_path: Path) -> None:

@@ -148,6 +148,15 @@ def open_installation(data_dir: Path, product: Product) -> Installation:
     return Installation(installation_id, key, data_dir, RUN_ROOT / key, uid, gid, lock)
 
 
+def run_dir_of(data_dir: Path) -> Path | None:
+    """The run directory of the installation in this data directory; None: there is none. Raises `HostError`."""
+    try:
+        installation_id = read_own(data_dir / _INSTALLATION, (0, check_user()[0]), _INSTALLATION_ID)
+    except FileNotFoundError:
+        return None
+    return RUN_ROOT / installation_key(installation_id)
+
+
 def _check_is_data(data_dir: Path, product: Product) -> None:
     """Refuse a directory with files of something else, such as the current one by a slip, though it is the user's own."""
     names = {path.name for path in data_dir.iterdir()}
