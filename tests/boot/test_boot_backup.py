@@ -31,7 +31,7 @@ from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.kms.local import FileKms
 from shellwego.drivers.store import dump, migrate
-from shellwego.drivers.store.location import Location, PostgresUrl
+from shellwego.drivers.store.location import Location, PostgresUrl, parse_url
 from shellwego.drivers.store.postgres import open_postgres
 from shellwego.drivers.store.schema import metadata
 from shellwego.drivers.store.sqlite import open_sqlite
@@ -498,6 +498,16 @@ class TestTheCommand:
         code, told = swg("restore", fresh, "--data-dir", "there", **{PASSPHRASE: WORDS.reveal_text()})
         assert code == 0, told
         assert len(metadata.tables) == len(rows(world.there.database))
+
+    def test_a_database_that_does_not_answer_is_told_without_its_password(
+        self, world: World, swg: Callable[..., tuple[int, str]]
+    ) -> None:
+        nowhere = parse_url("postgresql://shellwego:secret@127.0.0.1:1/shellwego")
+        world.here, world.there = world.place("here", nowhere), world.place("there", nowhere)
+        for words in (("create", str(world.directory / "fresh"), "--data-dir", "here"), ("restore", str(world.backup))):
+            code, told = swg(*words, **{PASSPHRASE: WORDS.reveal_text()})
+            assert (code, "127.0.0.1:1/shellwego failed" in told, "secret" in told) == (1, True, False), told
+        assert not (world.directory / "fresh").exists()
 
     def test_passphrases_that_are_none(self, world: World, swg: Callable[..., tuple[int, str]]) -> None:
         words = world.directory / "words"

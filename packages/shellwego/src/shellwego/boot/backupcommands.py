@@ -121,9 +121,13 @@ def _done(
     *,
     twice: bool,
 ) -> Manifest:
+    from shellwego.drivers.store import dump  # noqa: PLC0415 - as above
+
     try:
         place = _place({"data_dir": data_dir, "database_url_file": database_url_file})
-        return work(place, _passphrase(passphrase_file, twice=twice))
+        words = _passphrase(passphrase_file, twice=twice)
+        with dump.told(place.database):
+            return work(place, words)
     except ShellWeGoError as error:
         raise UpFailure(error) from error
     except OSError as error:
