@@ -127,6 +127,21 @@ async def ask_until_refused(server: Server, directory: Path) -> None:
             await asyncio.sleep(0.05)
 
 
+class BrokenServers(Servers):
+    async def keep_saying(self) -> None:
+        raise RuntimeError("a defect")
+
+
+async def test_a_node_port_of_which_a_part_ends_ends_as_a_whole() -> None:
+    """Else no node hears any more of servers that come, and no certificate is renewed, and nobody knows."""
+    clock = SystemClock()
+    control = Control(MemoryStore(clock), MemoryBus(), clock)
+    port = await open_port(control, listening())
+    async with asyncio.timeout(10):
+        with pytest.raises(RuntimeError, match="a defect"):
+            await replace(port, servers=BrokenServers(control, "one", ())).run()
+
+
 async def test_a_host_joins_and_is_then_known_by_its_key(server: Server, tmp_path: Path) -> None:
     directory = tmp_path / "etc" / "node"
     member = await server.become(directory, await server.token(JoinWish(name="a1", region="north")))

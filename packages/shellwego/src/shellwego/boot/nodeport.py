@@ -147,14 +147,17 @@ class NodePort:
         return cls(authorities, shown, servers, server)
 
     async def run(self) -> None:
-        """Serve until `stop`, or until cancelled."""
-        beside = [asyncio.create_task(part) for part in (self.shown.watch(), self.servers.keep_saying())]
+        """Serve until `stop`, or until cancelled; raises what ends any part of it, for the others are worth nothing then."""
+        parts = (self.server.run(), self.shown.watch(), self.servers.keep_saying())
+        tasks = [asyncio.create_task(part) for part in parts]
         try:
-            await self.server.run()
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in beside:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
 
     async def started(self) -> None:
         """Return when calls are answered."""
