@@ -30,7 +30,14 @@ from shellwego.control.servers import Servers
 from shellwego.control.unit import Control
 from shellwego.core.assignments import Assignments
 from shellwego.core.buskeys import statement
-from shellwego.core.errors import ConflictError, ForbiddenError, InvalidError, ShellWeGoError, UnavailableError
+from shellwego.core.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+    ShellWeGoError,
+    UnavailableError,
+)
 from shellwego.core.joins import JoinRequest, MemberKind
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.busaccess.memory import MemoryBusAccess
@@ -40,6 +47,7 @@ from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.drivers.streams.dialled import DialledStreams
 from shellwego.drivers.streams.memory import MemoryStreams
+from shellwego.drivers.uplink import downloads
 from shellwego.drivers.uplink.tls import UplinkChannel
 from shellwego.ports.busaccess import BusAccess
 from shellwego.wire.tls import Credentials, server_context
@@ -125,6 +133,36 @@ async def ask_until_refused(server: Server, directory: Path) -> None:
         while True:
             await ask(server, directory)
             await asyncio.sleep(0.05)
+
+
+async def test_a_blob_that_no_server_has_is_told_to_be_nowhere_though_one_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else it would not be fetched anew for as long as a server that died is remembered."""
+    monkeypatch.setattr(downloads, "ABSENT_S", 0.05)
+    clock = SystemClock()
+    control = Control(MemoryStore(clock), MemoryBus(), clock)
+    listener = listening()
+    port = await open_port(control, listener)
+    await Servers(control, "one", (f"https://127.0.0.1:{port_of(listener)}",)).say()
+    await Servers(control, "two", ("https://127.0.0.1:1",)).say()
+    running = asyncio.create_task(port.run())
+
+    async def ask_until_told() -> NotFoundError:
+        while True:
+            try:
+                async for _ in port.fellow_blob(f"sha256:{'0' * 64}", 0):
+                    pytest.fail("there is none")
+            except UnavailableError:
+                await asyncio.sleep(0.05)
+            except NotFoundError as error:
+                return error
+
+    async with asyncio.timeout(10):
+        await port.started()
+        assert (await ask_until_told()).code
+    port.stop()
+    await running
 
 
 class BrokenServers(Servers):
