@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -192,6 +193,15 @@ class TestARestoreIntoPostgreSQLThatIsInterrupted:
         restore(world.there, world.backup, WORDS)
         self.is_whole(world)
 
+    def test_is_over_where_nothing_but_the_mark_was_left(self, world: World, target: PostgresUrl) -> None:
+        restore(world.there, world.backup, WORDS)
+        (world.there.data_dir / "restored").write_text(dump.marked(target))
+        restore(world.there, world.backup, WORDS)
+        self.is_whole(world)
+        with pytest.raises(ConflictError) as caught:
+            restore(world.there, world.backup, WORDS)
+        assert caught.value.code == "not-empty"
+
     @pytest.mark.nightly
     def test_is_not_taken_for_that_of_another_backup(self, world: World) -> None:
         second = world.directory / "second"
@@ -374,7 +384,7 @@ class TestWhatIsRefused:
 
     def test_one_of_a_later_version(self, world: World) -> None:
         self.forged(world, replace(one(world.backup).manifest, revision="9999", pieces=()))
-        self.refused(world, "schema-too-new")
+        assert str(world.backup) in self.refused(world, "schema-too-new")
         self.forged(world, replace(one(world.backup).manifest, format=3, pieces=()))
         self.refused(world, "backup-too-new")
 
@@ -425,6 +435,24 @@ def test_the_configuration_comes_back_and_never_over_another(tmp_path: Path) -> 
     world.config.unlink()
     restore(world.there, world.backup, WORDS)
     assert world.config.read_text() == CONFIG
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away, as only root can")
+def test_a_key_comes_back_as_its_users_own(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    key = tmp_path / "key.pem"
+    key.write_text("a key")
+    key.chmod(0o600)
+    shutil.chown(key, "nobody", "nogroup")
+    owned = key.stat()
+    world.here.data_dir.mkdir()
+    migrate.upgrade(_new(world.here))
+    here, there = (replace(place, settings=replace(place.settings, api_key=key)) for place in (world.here, world.there))
+    create(here, world.backup, WORDS, now=5.0)
+    key.unlink()
+    restore(there, world.backup, WORDS)
+    assert (key.read_text(), key.stat().st_mode & 0o777) == ("a key", 0o600)
+    assert (key.stat().st_uid, key.stat().st_gid) == (owned.st_uid, owned.st_gid)
 
 
 class TestAConfigurationThatNamesTheDatabase:

@@ -17,7 +17,7 @@ import os
 import shutil
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -52,7 +52,7 @@ ROWS, KEYS, INSTALLATION, FILES = "rows/", "master-keys", "installation", "files
 DATABASE = Path("db") / "state.db"
 Tables = Mapping[str, Callable[[], Iterator[bytes]]]
 Files = Mapping[str, Mapping[str, Any]]
-"""Those of the operator, by path: `mode` and `text`."""
+"""Those of the operator, by path: `mode`, `text`, and the names `owner` and `group`, where they have some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +179,7 @@ def restore(
         OSError: something cannot be written.
     """
     backup, database = open_backup(directory, passphrase), place.database
-    migrate.check_known(database, backup.manifest.revision)
+    _check_known(backup)
     held = holding(backup, place.settings, volumes)
     backup.verify()
     held.verify()
@@ -191,6 +191,16 @@ def restore(
         dump.check_empty(database)
         _make(place, backup, held, choice, files)
     return backup.manifest
+
+
+def _check_known(backup: Backup) -> None:
+    manifest = backup.manifest
+    if not migrate.is_known(manifest.revision):
+        raise ConflictError(
+            "schema-too-new",
+            f"the backup {backup.directory} has schema {manifest.revision}, which this version of ShellWeGo does not know",
+            resolution=f"Restore it with the version that made it ({manifest.version}), or a later one.",
+        )
 
 
 def _check_leads_to(database: Location, config_file: Path, files: Files) -> None:
@@ -224,7 +234,7 @@ def _make(place: Place, backup: Backup, held: Holding, choice: str, files: Files
         for path in missing:
             path.parent.mkdir(parents=True, exist_ok=True)
             undo.callback(path.unlink, missing_ok=True)
-            replace_file(path, files[str(path)]["text"].encode(), files[str(path)]["mode"])
+            _bring_back(path, files[str(path)])
         (fresh / DATABASE).parent.mkdir(mode=0o700)
         if held.volumes:
             undo.callback(held.put_back(place.owner))
@@ -268,7 +278,16 @@ def _operators(paths: tuple[Path, ...]) -> dict[str, dict[str, object]]:
     for path in paths:
         if path.exists():
             found[str(path)] = {"mode": path.stat().st_mode & 0o777, "text": path.read_text()}
+            with suppress(KeyError):
+                found[str(path)] |= {"owner": path.owner(), "group": path.group()}
     return found
+
+
+def _bring_back(path: Path, file: Mapping[str, Any]) -> None:
+    """Whose it was, where there is somebody of that name: a key is its user's alone to read."""
+    replace_file(path, file["text"].encode(), file["mode"])
+    with suppress(LookupError):
+        shutil.chown(path, file["owner"], file["group"])
 
 
 def _missing_files(files: Files) -> list[Path]:

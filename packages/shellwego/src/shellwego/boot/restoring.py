@@ -92,25 +92,37 @@ def filling(database: PostgresUrl, directory: Path, mark: str, undo: ExitStack) 
 
 
 def gone_on(directory: Path, database: Location, choice: str) -> bool:
-    """Whether an attempt at the same had come so far that only the directory's place was missing; it has it now.
+    """Whether an attempt at the same had come so far that only the directory's place was missing, or not even that. It has
+    it now.
 
     Raises:
         ConflictError: `restore-unfinished`, it was of another backup or other volumes; `not-empty`.
         OSError: the directory cannot be put there.
     """
-    path = _beside(directory) / MARK
-    mark = path.read_text() if path.exists() else ""
-    if not mark or isinstance(database, Path) or dump.marked(database) != mark:
+    if isinstance(database, Path):
+        return False
+    if _mark(directory, database).startswith(f"{choice}-"):
+        (directory / MARK).unlink()
+        return True
+    mark = _mark(_beside(directory), database)
+    if not mark:
         return False
     if not mark.startswith(f"{choice}-"):
         raise ConflictError(
             "restore-unfinished",
             f"a restore of another backup, or of other volumes, filled the database {database} and did not end",
-            resolution=f"Give that command again. Or let it go: empty the database, and remove {path.parent}.",
+            resolution=f"Give that command again. Or let it go: empty the database, and remove {_beside(directory)}.",
         )
     check_room(directory)
     finish(directory)
     return True
+
+
+def _mark(directory: Path, database: PostgresUrl) -> str:
+    """The mark that both have; empty: there is none."""
+    path = directory / MARK
+    mark = path.read_text() if path.exists() else ""
+    return mark if mark and dump.marked(database) == mark else ""
 
 
 def finish(directory: Path) -> None:
