@@ -27,7 +27,6 @@ from typing import Any
 from shellwego.boot.backupfiles import PLAIN, WITH_VOLUMES, Backup, Manifest, Writer, open_backup
 from shellwego.boot.backupvolumes import Holding, Keeper, holding, make_anew
 from shellwego.boot.databaseurl import read_url
-from shellwego.boot.files import replace_file
 from shellwego.boot.masterkeys import KEY_DIRECTORY, KEY_FILE
 from shellwego.boot.restoring import (
     STAGED,
@@ -44,6 +43,7 @@ from shellwego.boot.restoring import (
 from shellwego.boot.settings import UpSettings
 from shellwego.core.errors import ConflictError, InvalidError
 from shellwego.core.sensitive import Sensitive
+from shellwego.drivers.files import replace_file
 from shellwego.drivers.kms.keyfile import key_names
 from shellwego.drivers.store import dump, migrate
 from shellwego.drivers.store.location import Location, PostgresUrl, parse_url

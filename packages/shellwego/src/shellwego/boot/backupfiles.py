@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from shellwego.boot.files import replace_file
 from shellwego.core.envelope import KEY_BYTES
 from shellwego.core.errors import ConflictError, InvalidError
 from shellwego.core.sensitive import Sensitive
+from shellwego.drivers.files import replace_file
 from shellwego.drivers.kms.keyfile import SALT_BYTES, Seal
 
 PLAIN, WITH_VOLUMES = 1, 2

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shellwego.boot.files import replace_file
 from shellwego.boot.preflight import Installation, PreflightError, read_own
 from shellwego.boot.settings import UpSettings
 from shellwego.client.context import Context, ContextFileError, default_path, load, save
+from shellwego.drivers.files import replace_file
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 TOKEN_FILE = "admin-token"  # noqa: S105 - a file's name

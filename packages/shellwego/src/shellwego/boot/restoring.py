@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -19,8 +18,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shellwego.boot.backupfiles import Manifest
-from shellwego.boot.files import replace_file
 from shellwego.core.errors import ConflictError
+from shellwego.drivers.files import replace_file, sync_directory
 from shellwego.drivers.store import dump
 from shellwego.drivers.store.location import Location, PostgresUrl
 
@@ -39,7 +38,7 @@ def make_beside(directory: Path) -> Path:
 def take_place(directory: Path) -> None:
     """Put what was made beside a directory in its place. One that is there and empty gives way. Raises `OSError`."""
     _beside(directory).rename(directory)
-    _sync(directory.parent)
+    sync_directory(directory.parent)
 
 
 @contextmanager
@@ -81,7 +80,7 @@ def filling(database: PostgresUrl, directory: Path, mark: str, undo: ExitStack) 
     """The block fills the database, in one transaction. From then on nothing is undone, nor where that may have been."""
     for path in (*_beside(directory).rglob("*"), _beside(directory), directory.parent):
         if path.is_dir():
-            _sync(path)
+            sync_directory(path)
     try:
         yield
     except BaseException:
@@ -134,11 +133,3 @@ def finish(directory: Path) -> None:
 
 def _beside(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.new")
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

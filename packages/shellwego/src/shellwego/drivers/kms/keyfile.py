@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from shellwego.core.envelope import KEY_BYTES, NONCE_BYTES, decrypt, encrypt
 from shellwego.core.errors import InvalidError, ShellWeGoError
 from shellwego.core.sensitive import Sensitive
+from shellwego.drivers.files import replace_file
 from shellwego.drivers.kms.ring import Ring
 
 FORMAT = 1
@@ -92,19 +92,7 @@ def save(path: Path, ring: Ring, seal: Seal | None) -> None:
         "current": ring.current,
         "keys": {name: _text(_closed(seal, name, key)) for name, key in ring.keys.items()},
     }
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        json.dump(document, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    fresh.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    replace_file(path, json.dumps(document).encode())
 
 
 def _document(path: Path) -> Mapping[str, object]:

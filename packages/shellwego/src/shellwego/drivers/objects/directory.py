@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from plasmavmc.host.threads import DaemonThreads
 from shellwego.core.errors import InvalidError
+from shellwego.drivers.files import sync_directory
 from shellwego.drivers.objects.errors import no_object, unavailable
 from shellwego.ports.objects import check_path, check_prefix
 
@@ -59,14 +60,14 @@ class DirectoryObjects:
             part.replace(place)
         finally:
             part.unlink(missing_ok=True)
-        _sync(place.parent)
+        sync_directory(place.parent)
 
     def _make(self, directory: Path) -> None:
         if directory != self._root and not directory.is_dir():
             self._make(directory.parent)
             directory.mkdir(mode=0o700, exist_ok=True)
             self._give_away(directory)
-            _sync(directory.parent)
+            sync_directory(directory.parent)
 
     def _give_away(self, path: Path) -> None:
         if self._owner is not None:
@@ -119,11 +120,3 @@ def _some(walk: Iterator[tuple[str, list[str], list[str]]]) -> Iterator[tuple[st
         if found:
             yield from found
             return
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
