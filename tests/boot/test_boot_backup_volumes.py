@@ -18,9 +18,9 @@ from click.testing import CliRunner
 from shellwego.agent.repository import Repository
 from shellwego.boot import backup as platform_backup
 from shellwego.boot import backupcommands
-from shellwego.boot.backup import Place, create, restore
+from shellwego.boot.backup import DATABASE, Place, create, restore
 from shellwego.boot.backupcommands import PASSPHRASE
-from shellwego.boot.backupvolumes import Held, Keeper
+from shellwego.boot.backupvolumes import Held, Keeper, make_anew
 from shellwego.boot.settings import UpSettings
 from shellwego.control import platformvolumes
 from shellwego.control.backupreports import backup_orders, take_backups
@@ -404,6 +404,17 @@ class TestABackupThatATenantDeletesMeanwhile:
 
         monkeypatch.setattr(platform_backup, "_of_one_moment", delete_first)
         self.leaves_out_that_one(world)
+
+
+def test_nothing_is_made_of_a_backup_that_is_being_deleted(world: World) -> None:
+    """As a backup of an earlier version may have it in its rows."""
+    (backup,) = rows(world.here, lambda tx: tx.backups.select(eq("volume_id", "vol_2")))
+    assert backup.state is BackupState.DELETING
+    with pytest.raises(ConflictError, match=r"logs \(vol_2\) cannot be made anew"):
+        make_anew(
+            world.here.data_dir / DATABASE, [Held(volume_id="vol_2", backup_id=backup.id, project="p", name="logs")]
+        )
+    assert row(world.here, "vol_2").made
 
 
 class TestABackupThatCannotBe:
