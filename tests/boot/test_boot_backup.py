@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -31,7 +32,7 @@ from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.kms.local import FileKms
 from shellwego.drivers.store import dump, migrate
-from shellwego.drivers.store.location import Location, PostgresUrl
+from shellwego.drivers.store.location import Location, PostgresUrl, parse_url
 from shellwego.drivers.store.postgres import open_postgres
 from shellwego.drivers.store.schema import metadata
 from shellwego.drivers.store.sqlite import open_sqlite
@@ -158,6 +159,16 @@ def test_what_is_restored_is_what_was_there_row_for_row(filled: Path, tmp_path: 
     assert not (world.directory / "again").exists()
 
 
+def test_a_key_file_that_nothing_is_under_is_not_taken_for_the_master_keys(world: World) -> None:
+    """As it lies there where keys were given since, or are kept elsewhere."""
+    path = world.here.data_dir / "keys" / "master-keys.json"
+    path.unlink()
+    FileKms.open(path)
+    made = create(world.here, world.directory / "second", WORDS, now=6.0)
+    assert made.kms == "given"
+    assert "master-keys" not in {piece.name for piece in made.pieces}
+
+
 class TestARestoreIntoPostgreSQLThatIsInterrupted:
     """Between the database, which is filled, and the data directory, which is not in its place yet."""
 
@@ -181,6 +192,15 @@ class TestARestoreIntoPostgreSQLThatIsInterrupted:
         assert not world.there.data_dir.exists()
         restore(world.there, world.backup, WORDS)
         self.is_whole(world)
+
+    def test_is_over_where_nothing_but_the_mark_was_left(self, world: World, target: PostgresUrl) -> None:
+        restore(world.there, world.backup, WORDS)
+        (world.there.data_dir / "restored").write_text(dump.marked(target))
+        restore(world.there, world.backup, WORDS)
+        self.is_whole(world)
+        with pytest.raises(ConflictError) as caught:
+            restore(world.there, world.backup, WORDS)
+        assert caught.value.code == "not-empty"
 
     @pytest.mark.nightly
     def test_is_not_taken_for_that_of_another_backup(self, world: World) -> None:
@@ -364,13 +384,13 @@ class TestWhatIsRefused:
 
     def test_one_of_a_later_version(self, world: World) -> None:
         self.forged(world, replace(one(world.backup).manifest, revision="9999", pieces=()))
-        self.refused(world, "schema-too-new")
+        assert str(world.backup) in self.refused(world, "schema-too-new")
         self.forged(world, replace(one(world.backup).manifest, format=3, pieces=()))
         self.refused(world, "backup-too-new")
 
     def forged(self, world: World, manifest: Manifest) -> None:
         (world.backup / backupfiles.MANIFEST).unlink()
-        Writer(world.backup, manifest, WORDS).finish()
+        Writer(world.backup, manifest, WORDS).finish("local")
 
     def test_a_place_where_there_is_something(self, world: World) -> None:
         before = rows(world.here.database)
@@ -417,6 +437,66 @@ def test_the_configuration_comes_back_and_never_over_another(tmp_path: Path) -> 
     assert world.config.read_text() == CONFIG
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away, as only root can")
+def test_a_key_comes_back_as_its_users_own(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    key = tmp_path / "key.pem"
+    key.write_text("a key")
+    key.chmod(0o600)
+    shutil.chown(key, "nobody", "nogroup")
+    owned = key.stat()
+    world.here.data_dir.mkdir()
+    migrate.upgrade(_new(world.here))
+    here, there = (replace(place, settings=replace(place.settings, api_key=key)) for place in (world.here, world.there))
+    create(here, world.backup, WORDS, now=5.0)
+    key.unlink()
+    restore(there, world.backup, WORDS)
+    assert (key.read_text(), key.stat().st_mode & 0o777) == ("a key", 0o600)
+    assert (key.stat().st_uid, key.stat().st_gid) == (owned.st_uid, owned.st_gid)
+
+
+class TestAConfigurationThatNamesTheDatabase:
+    """As of a platform on PostgreSQL, restored elsewhere."""
+
+    OF_PRODUCTION = "postgresql://shellwego:secret@db.example/shellwego"
+
+    def made(self, directory: Path, database: str) -> World:
+        world = World(directory)
+        world.config.parent.mkdir()
+        world.config.write_text(f"[database]\n{database}\n")
+        world.here.data_dir.mkdir()
+        migrate.upgrade(_new(world.here))
+        create(world.here, world.backup, WORDS, now=5.0)
+        world.config.unlink()
+        return world
+
+    @pytest.mark.parametrize("way", ["url", "url_file"])
+    def test_does_not_lead_to_it_from_another_that_was_filled(self, tmp_path: Path, way: str) -> None:
+        file = tmp_path / "url"
+        file.write_text(self.OF_PRODUCTION)
+        file.chmod(0o600)
+        world = self.made(tmp_path, f'{way} = "{self.OF_PRODUCTION if way == "url" else file}"')
+        with pytest.raises(ConflictError) as caught:
+            restore(world.there, world.backup, WORDS)
+        assert (caught.value.code, "secret" in str(caught.value)) == ("database-differs", False)
+        assert not world.config.exists()
+        assert not world.there.data_dir.exists()
+        restore(world.there, world.backup, WORDS, configuration=False)
+        assert not world.config.exists()
+        assert len(rows(world.there.database)) == len(metadata.tables)
+
+    def test_comes_back_where_nothing_is_started_by_it(self, tmp_path: Path) -> None:
+        world = self.made(tmp_path, f'url_file = "{tmp_path / "missing"}"')
+        restore(world.there, world.backup, WORDS)
+        assert world.config.exists()
+
+    def test_comes_back_with_the_database_that_it_names(self, tmp_path: Path, postgres: PostgresServer) -> None:
+        target = postgres.new_database()
+        world = self.made(tmp_path, f'url = "{target.dsn}"')
+        restore(world.place("there", target), world.backup, WORDS)
+        assert world.config.exists()
+
+
 def _new(place: Place) -> Path:
     (place.data_dir / "db").mkdir()
     return place.data_dir / DATABASE
@@ -447,6 +527,16 @@ class TestTheCommand:
         assert code == 0, told
         assert len(metadata.tables) == len(rows(world.there.database))
 
+    def test_a_database_that_does_not_answer_is_told_without_its_password(
+        self, world: World, swg: Callable[..., tuple[int, str]]
+    ) -> None:
+        nowhere = parse_url("postgresql://shellwego:secret@127.0.0.1:1/shellwego")
+        world.here, world.there = world.place("here", nowhere), world.place("there", nowhere)
+        for words in (("create", str(world.directory / "fresh"), "--data-dir", "here"), ("restore", str(world.backup))):
+            code, told = swg(*words, **{PASSPHRASE: WORDS.reveal_text()})
+            assert (code, "127.0.0.1:1/shellwego failed" in told, "secret" in told) == (1, True, False), told
+        assert not (world.directory / "fresh").exists()
+
     def test_passphrases_that_are_none(self, world: World, swg: Callable[..., tuple[int, str]]) -> None:
         words = world.directory / "words"
         words.write_text("short")
@@ -459,10 +549,10 @@ class TestTheCommand:
 
 def test_a_piece_of_any_size_comes_back(tmp_path: Path) -> None:
     sizes = (0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20)
-    writer = Writer(tmp_path, Manifest(made_at=0.0, version="1", revision="1", kms="local"), WORDS)
+    writer = Writer(tmp_path, Manifest(made_at=0.0, version="1", revision="1"), WORDS)
     for size in sizes:
         writer.add(str(size), [b"ab" * (size // 2), b"c" * (size % 2)])
-    writer.finish()
+    writer.finish("local")
     found = one(tmp_path)
     found.verify()
     assert [len(found.content(piece)) for piece in found.manifest.pieces] == list(sizes)

@@ -6,6 +6,8 @@ import asyncio
 import os
 import shutil
 import threading
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,16 @@ from click.testing import CliRunner
 from shellwego.agent.repository import Repository
 from shellwego.boot import backup as platform_backup
 from shellwego.boot import backupcommands
-from shellwego.boot.backup import Place, create, restore
+from shellwego.boot.backup import DATABASE, Place, create, restore
 from shellwego.boot.backupcommands import PASSPHRASE
+from shellwego.boot.backupvolumes import Held, Keeper, make_anew
 from shellwego.boot.settings import UpSettings
 from shellwego.control import platformvolumes
 from shellwego.control.backupreports import backup_orders, take_backups
+from shellwego.control.backups import let_backup_go
 from shellwego.control.loops.backups import BackupLoop
 from shellwego.control.sealing import Sealer
-from shellwego.control.unit import Control
+from shellwego.control.unit import Control, Unit
 from shellwego.control.vaults import Vaults
 from shellwego.core.assignments import NodeReport
 from shellwego.core.backups import Backup, BackupPhase, BackupState, ObservedBackup
@@ -37,6 +41,7 @@ from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.kms.local import FileKms
 from shellwego.drivers.objects.directory import DirectoryObjects
 from shellwego.drivers.store.location import Location
+from shellwego.ports.objects import Objects
 from shellwego.ports.store import Transaction, eq
 from tests.boot.test_boot_backup import WORDS, opened
 from tests.contract.postgres_server import PostgresServer
@@ -342,6 +347,76 @@ class TestWhatIsRefused:
         restore(world.there, world.backup, WORDS)
 
 
+class TestABackupThatATenantDeletesMeanwhile:
+    """Of the volume `logs`; that of `data` is the operator's all the same."""
+
+    def deleted(self, world: World) -> None:
+        def let_go(unit: Unit) -> None:
+            for volume in unit.tx.volumes.select(eq("id", "vol_2")):
+                for backup in unit.tx.backups.select(eq("volume_id", "vol_2")):
+                    let_backup_go(unit, volume, backup)
+
+        async def both() -> None:
+            store = opened(world.here.database)
+            await Control(store, MemoryBus(), SystemClock()).commit(let_go)
+            await store.close()
+
+        thread = threading.Thread(target=lambda: asyncio.run(both()))
+        thread.start()
+        thread.join()
+
+    def leaves_out_that_one(self, world: World) -> None:
+        left: list[str] = []
+        with Node(world.here):
+            create(world.here, world.directory / "second", WORDS, 6.0, ["all"], left_out=left.extend)
+        assert left == ["vol_2"]
+        restore(world.there, world.directory / "second", WORDS, ["all"])
+        assert world.held_by(world.there) == {"vol_1": CONTENT["vol_1"]}
+
+    def test_while_it_is_asked_for(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        taken = platformvolumes._taken
+
+        async def delete_first(control: Control, ids: Iterable[str]) -> list[Backup]:
+            self.deleted(world)
+            return await taken(control, ids)
+
+        monkeypatch.setattr(platformvolumes, "_taken", delete_first)
+        self.leaves_out_that_one(world)
+
+    def test_while_it_is_copied(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        carried = Keeper._carried
+
+        async def delete_first(keeper: Keeper, backup: Backup, target: Objects) -> tuple[Held, bytes]:
+            if backup.volume_id == "vol_2":
+                self.deleted(world)
+                (world.directory / f"here-repository/prj_1/backups/{backup.id}").unlink()
+            return await carried(keeper, backup, target)
+
+        monkeypatch.setattr(Keeper, "_carried", delete_first)
+        self.leaves_out_that_one(world)
+
+    def test_before_the_rows_are_read(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        of_one_moment = platform_backup._of_one_moment
+
+        def delete_first(database: Location, keys: Path, end: ExitStack) -> object:
+            self.deleted(world)
+            return of_one_moment(database, keys, end)
+
+        monkeypatch.setattr(platform_backup, "_of_one_moment", delete_first)
+        self.leaves_out_that_one(world)
+
+
+def test_nothing_is_made_of_a_backup_that_is_being_deleted(world: World) -> None:
+    """As a backup of an earlier version may have it in its rows."""
+    (backup,) = rows(world.here, lambda tx: tx.backups.select(eq("volume_id", "vol_2")))
+    assert backup.state is BackupState.DELETING
+    with pytest.raises(ConflictError, match=r"logs \(vol_2\) cannot be made anew"):
+        make_anew(
+            world.here.data_dir / DATABASE, [Held(volume_id="vol_2", backup_id=backup.id, project="p", name="logs")]
+        )
+    assert row(world.here, "vol_2").made
+
+
 class TestABackupThatCannotBe:
     def refused(self, world: World, place: Place, code: str, *names: str) -> str:
         with pytest.raises(ShellWeGoError) as caught:
@@ -355,6 +430,12 @@ class TestABackupThatCannotBe:
     def test_without_a_repository(self, world: World) -> None:
         place = replace(world.here, settings=replace(world.here.settings, backups_url=""))
         self.refused(world, place, "no-repository", "all")
+
+    def test_without_the_keys_that_the_platform_is_given(self, world: World) -> None:
+        keys = world.here.data_dir / "keys" / "master-keys.json"
+        keys.unlink()
+        self.refused(world, world.here, "no-key-file", "all")
+        assert list(keys.parent.iterdir()) == []
 
     def test_of_a_volume_that_is_not_there(self, world: World) -> None:
         self.refused(world, world.here, "volume-not-found", "data", "photos")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import stat
 import time
@@ -14,11 +15,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from shellwego.boot import joincall, nodedir
+from plasmavmc.host import installation
+from shellwego.boot import joincall, nodedir, up
 from shellwego.boot.join import join
 from shellwego.boot.joincall import Address, parse_address
 from shellwego.boot.joinchecks import check_server
 from shellwego.boot.nodeport import NodePort
+from shellwego.boot.preflight import open_installation
+from shellwego.boot.settings import UpSettings
 from shellwego.control import joins, nodeauthority
 from shellwego.control.joins import JoinWish
 from shellwego.control.sealing import Sealer
@@ -26,7 +30,14 @@ from shellwego.control.servers import Servers
 from shellwego.control.unit import Control
 from shellwego.core.assignments import Assignments
 from shellwego.core.buskeys import statement
-from shellwego.core.errors import ConflictError, ForbiddenError, InvalidError, ShellWeGoError, UnavailableError
+from shellwego.core.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+    ShellWeGoError,
+    UnavailableError,
+)
 from shellwego.core.joins import JoinRequest, MemberKind
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.busaccess.memory import MemoryBusAccess
@@ -36,6 +47,7 @@ from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.drivers.streams.dialled import DialledStreams
 from shellwego.drivers.streams.memory import MemoryStreams
+from shellwego.drivers.uplink import downloads
 from shellwego.drivers.uplink.tls import UplinkChannel
 from shellwego.ports.busaccess import BusAccess
 from shellwego.wire.tls import Credentials, server_context
@@ -121,6 +133,51 @@ async def ask_until_refused(server: Server, directory: Path) -> None:
         while True:
             await ask(server, directory)
             await asyncio.sleep(0.05)
+
+
+async def test_a_blob_that_no_server_has_is_told_to_be_nowhere_though_one_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else it would not be fetched anew for as long as a server that died is remembered."""
+    monkeypatch.setattr(downloads, "ABSENT_S", 0.05)
+    clock = SystemClock()
+    control = Control(MemoryStore(clock), MemoryBus(), clock)
+    listener = listening()
+    port = await open_port(control, listener)
+    await Servers(control, "one", (f"https://127.0.0.1:{port_of(listener)}",)).say()
+    await Servers(control, "two", ("https://127.0.0.1:1",)).say()
+    running = asyncio.create_task(port.run())
+
+    async def ask_until_told() -> NotFoundError:
+        while True:
+            try:
+                async for _ in port.fellow_blob(f"sha256:{'0' * 64}", 0):
+                    pytest.fail("there is none")
+            except UnavailableError:
+                await asyncio.sleep(0.05)
+            except NotFoundError as error:
+                return error
+
+    async with asyncio.timeout(10):
+        await port.started()
+        assert (await ask_until_told()).code
+    port.stop()
+    await running
+
+
+class BrokenServers(Servers):
+    async def keep_saying(self) -> None:
+        raise RuntimeError("a defect")
+
+
+async def test_a_node_port_of_which_a_part_ends_ends_as_a_whole() -> None:
+    """Else no node hears any more of servers that come, and no certificate is renewed, and nobody knows."""
+    clock = SystemClock()
+    control = Control(MemoryStore(clock), MemoryBus(), clock)
+    port = await open_port(control, listening())
+    async with asyncio.timeout(10):
+        with pytest.raises(RuntimeError, match="a defect"):
+            await replace(port, servers=BrokenServers(control, "one", ())).run()
 
 
 async def test_a_host_joins_and_is_then_known_by_its_key(server: Server, tmp_path: Path) -> None:
@@ -346,6 +403,60 @@ async def test_a_host_that_is_not_ready_asks_nothing(server: Server, tmp_path: P
     assert "nothing was asked" in ended.output
     assert secret not in ended.output
     assert await server.nodes() == 1
+
+
+class TestAHostThatIsToBeAnEdge:
+    """It is looked at as the edge will be started: with its settings."""
+
+    @pytest.fixture(autouse=True)
+    def host(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(up, "config_file_values", dict)
+        monkeypatch.setattr(installation, "RUN_ROOT", tmp_path / "run")
+        monkeypatch.setattr(installation, "check_user", lambda: (os.geteuid(), os.getegid()))
+
+    async def told(self, server: Server, tmp_path: Path, *words: str) -> str:
+        secret, fingerprint = await server.token(JoinWish(kind=MemberKind.EDGE))
+        place = ("--dir", str(tmp_path / "edge"), "--data-dir", str(tmp_path))
+        line = [server.address.url, secret + fingerprint, "--edge", "--check", *place, *words]
+        return (await asyncio.to_thread(CliRunner().invoke, join, line)).output
+
+    async def test_its_own_port_is_asked_for(
+        self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with socket.create_server(("0.0.0.0", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:  # noqa: S104 - as an edge
+            busy, port = str(taken.getsockname()[1]), str(free.getsockname()[1])
+            free.close()
+            assert f"cannot listen on 0.0.0.0:{busy}" in await self.told(server, tmp_path, "--http-port", busy)
+            monkeypatch.setenv("SHELLWEGO_HTTP_PORT", busy)
+            assert f"cannot listen on 0.0.0.0:{busy}" in await self.told(server, tmp_path)
+            assert f"port {port} is free" in await self.told(server, tmp_path, "--http-port", port)
+
+    async def test_a_port_that_its_own_haproxy_has_is_no_obstacle(
+        self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It was left running when the edge ended, and joins anew."""
+        monkeypatch.setenv("SHELLWEGO_DATA_DIR", str(tmp_path / "data"))
+        (tmp_path / "run").mkdir()
+        opened = open_installation(UpSettings(data_dir=tmp_path / "data"))
+        os.close(opened.lock)
+        with socket.create_server(("0.0.0.0", 0)) as taken:  # noqa: S104 - as above
+            busy = str(taken.getsockname()[1])
+            line = ("haproxy", "-c", "read -r _", f"{opened.run_dir}/edge/haproxy.cfg")
+            kept = await asyncio.create_subprocess_exec(*line, executable="/bin/bash", stdin=asyncio.subprocess.PIPE)
+            try:
+                assert f"port {busy} is free" in await self.told(server, tmp_path, "--http-port", busy)
+            finally:
+                kept.kill()
+                await kept.wait()
+
+
+async def test_a_node_is_looked_at_with_its_own_cache(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up, "config_file_values", lambda: {"cache": str(tmp_path / "own")})
+    secret, fingerprint = await server.token()
+    line = [server.address.url, secret + fingerprint, "--check", "--dir", str(tmp_path / "n")]
+    assert f"{tmp_path / 'own'}" in (await asyncio.to_thread(CliRunner().invoke, join, line)).output
 
 
 def test_words_that_are_no_token_are_not_repeated(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import errno
 import time
 from pathlib import Path
 
@@ -113,6 +115,26 @@ def test_doctor_tells_of_a_key_file_without_a_seal(tmp_path: Path, passphrase: S
     assert told()[0] == state
     write(tmp_path / KEY_DIRECTORY / KEY_FILE, "{")
     assert told()[0] == "fail"
+
+
+def test_who_works_beside_the_platform_changes_nothing_of_its_key_file(tmp_path: Path) -> None:
+    asyncio.run(FileKms.open(tmp_path / KEY_FILE).rotate())
+    before = (tmp_path / KEY_FILE).read_bytes()
+    kms = KmsSource(passphrase=Sensitive.of("a new one")).open_existing(tmp_path, time.time)
+    assert asyncio.run(kms.current()) == asyncio.run(FileKms.open(tmp_path / KEY_FILE).current())
+    assert (tmp_path / KEY_FILE).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [KEY_FILE]
+
+
+def test_a_key_file_that_the_platform_may_not_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", forbidden)
+    with pytest.raises(PreflightError) as refused:
+        KmsSource().open(tmp_path, time.time)
+    assert f"{tmp_path / KEY_FILE}: Permission denied" in refused.value.message
+    assert str(tmp_path) in refused.value.resolution
 
 
 def test_a_kms_elsewhere_is_made_of_its_settings_and_its_credentials(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from shellwego.boot.files import replace_file
 from shellwego.boot.membership import FILE, Membership
 from shellwego.boot.nodedir import Joined, Member
 from shellwego.control import nodeauthority
@@ -17,6 +16,7 @@ from shellwego.control.certificates import new_key, private_pem
 from shellwego.core.errors import ForbiddenError
 from shellwego.core.joins import CERTIFICATE_S, RENEW_S, CertificateAnswer, MemberKind
 from shellwego.drivers.clock.virtual import VirtualClock
+from shellwego.drivers.files import replace_file
 from shellwego.wire.tls import Credentials, expires_at
 from shellwego.wire.uplink import RenewCall
 from tests.control.join_world import JoinWorld, join_request, make_join_world

@@ -3,8 +3,11 @@ nothing that was planted there, and believes only what it wrote itself."""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,42 @@ def test_a_first_start_that_ended_early_can_be_repeated(tmp_path: Path) -> None:
     first = opened(tmp_path / "data")
     (first.data_dir / "installation").unlink()
     opened(tmp_path / "data")
+
+
+@contextmanager
+def failing_disk(*, names: bool) -> Iterator[None]:
+    """One that brings nothing more of files, or of their names, to where it outlives a power cut."""
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == names:
+            raise OSError(errno.EIO, "Input/output error")
+        sync(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        yield
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_id_and_token_are_on_the_disk_before_they_are_used(tmp_path: Path, names: bool) -> None:
+    """Else a power cut leaves an empty file, which is not believed, and nothing starts any more."""
+    with failing_disk(names=names), pytest.raises(PreflightError, match="cannot be written"):
+        opened(tmp_path / "first")
+    assert (tmp_path / "first" / "installation").exists() == names
+    second = opened(tmp_path / "second")
+    with failing_disk(names=names), pytest.raises(OSError, match="Input/output"):
+        admin_token(second)
+    assert (second.data_dir / TOKEN_FILE).exists() == names
+    assert admin_token(second) == admin_token(second)
+
+
+def test_a_first_start_that_ended_as_it_wrote_the_id_can_be_repeated(tmp_path: Path) -> None:
+    place = tmp_path / "data"
+    place.mkdir()
+    (place / ".installation.new").touch()
+    os.chown(place, USER, GROUP)
+    assert opened(place).id == opened(place).id
 
 
 def test_an_empty_directory_is_taken_over_and_shut(tmp_path: Path) -> None:

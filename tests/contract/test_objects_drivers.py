@@ -6,6 +6,7 @@ import asyncio
 import errno
 import itertools
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,36 @@ class TestDirectoryObjects(ObjectsContract):
     async def test_what_root_puts_for_another_is_that_ones(self, tmp_path: Path) -> None:
         await open_objects(RepositoryPlace(url=tmp_path.as_uri()), (65534, 65534)).put("a/b", b"x")
         assert [path.stat().st_uid for path in (tmp_path / "a", tmp_path / "a" / "b")] == [65534, 65534]
+
+
+def test_a_share_that_hangs_keeps_no_other_work_waiting_and_not_the_end(tmp_path: Path) -> None:
+    """A pipe that nobody writes to stands for the share: whoever opens it to read hangs."""
+    hung = tmp_path / "hung"
+    os.mkfifo(hung)
+    objects = DirectoryObjects(tmp_path)
+    released = threading.Event()
+
+    def release() -> None:
+        released.set()
+        os.close(os.open(hung, os.O_RDWR))
+
+    async def work_beside() -> None:
+        await objects.put("whole", b"x")
+        reading = [asyncio.create_task(objects.get("hung")) for _ in range(20)]
+        async with asyncio.timeout(5):
+            assert await asyncio.to_thread(lambda: "done") == "done"
+            assert await objects.get("whole") == b"x"
+        for task in reading:
+            task.cancel()
+
+    backstop = threading.Timer(20, release)
+    backstop.start()
+    try:
+        asyncio.run(work_beside())
+        assert not released.is_set(), "the loop has ended without those threads"
+    finally:
+        backstop.cancel()
+        release()
 
 
 @pytest.fixture(scope="module")

@@ -222,6 +222,23 @@ def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
         open_sqlite(path, SystemClock())
 
 
+def damage(path: Path) -> None:
+    """All but the first page, by which it is a database."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+
+
+async def test_a_damaged_file_is_told_as_trouble_of_the_database(path: Path) -> None:
+    await open_sqlite(path, SystemClock()).close()
+    store = SqliteStore(path, SystemClock())
+    damage(path)
+    try:
+        with pytest.raises(UnavailableError, match="malformed"):
+            await store.read(lambda tx: tx.users.select())
+    finally:
+        await store.close()
+
+
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="nowhere"):
         open_sqlite(tmp_path / "nowhere" / "state.db", SystemClock())

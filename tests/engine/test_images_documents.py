@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from plasmavmc.errors import ImageError, InvalidSpecError
+from plasmavmc.host.lookups import lookup
 from plasmavmc.images.auth import Credentials, parse_challenge, parse_token, token_url
 from plasmavmc.images.config import check_platform, parse_config, parse_diff_ids
 from plasmavmc.images.digests import digest_of
@@ -20,7 +21,6 @@ from plasmavmc.images.manifest import Platform, build_manifest, choose, parse_in
 from plasmavmc.images.policy import RegistryPolicy, is_public
 from plasmavmc.images.reference import Reference, names_registry, parse_loaded_name, parse_reference
 from plasmavmc.images.source import BlobRef
-from plasmavmc.images.transport import lookup
 from tests.contract.images_samples import descriptor, hello
 
 DIGEST = "sha256:" + "a" * 64

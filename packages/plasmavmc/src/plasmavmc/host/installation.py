@@ -13,7 +13,6 @@ import re
 import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from pathlib import Path
 from plasmavmc.errors import HostError
 from plasmavmc.host.helper.zfs import datasets
 from plasmavmc.host.names import RUN_ROOT, installation_key
-from plasmavmc.host.ownership import OF_A_FILE_SYSTEM, open_own, own_directory, read_own
+from plasmavmc.host.ownership import OF_A_FILE_SYSTEM, beside, open_own, own_directory, read_own, write_own
 from plasmavmc.host.run import PACKAGES, PATH
 from plasmavmc.host.split import check_reachable
 
@@ -148,10 +147,19 @@ def open_installation(data_dir: Path, product: Product) -> Installation:
     return Installation(installation_id, key, data_dir, RUN_ROOT / key, uid, gid, lock)
 
 
+def run_dir_of(data_dir: Path) -> Path | None:
+    """The run directory of the installation in this data directory; None: there is none. Raises `HostError`."""
+    try:
+        installation_id = read_own(data_dir / _INSTALLATION, (0, check_user()[0]), _INSTALLATION_ID)
+    except FileNotFoundError:
+        return None
+    return RUN_ROOT / installation_key(installation_id)
+
+
 def _check_is_data(data_dir: Path, product: Product) -> None:
     """Refuse a directory with files of something else, such as the current one by a slip, though it is the user's own."""
     names = {path.name for path in data_dir.iterdir()}
-    if _INSTALLATION not in names and names - OF_A_FILE_SYSTEM - {_LOCK}:
+    if _INSTALLATION not in names and names - OF_A_FILE_SYSTEM - {_LOCK, beside(data_dir / _INSTALLATION).name}:
         raise HostError(
             "foreign-directory",
             f"the directory {data_dir} holds files, and none is that of an installation ({_INSTALLATION})",
@@ -184,10 +192,7 @@ def _installation_id(data_dir: Path, uid: int, gid: int) -> str:
         return read_own(path, (0, uid), _INSTALLATION_ID)
     installation_id = f"swg_{secrets.token_hex(10)}"
     try:
-        with tempfile.NamedTemporaryFile("w", dir=data_dir, delete=False) as fresh:
-            fresh.write(installation_id + "\n")
-            os.fchown(fresh.fileno(), uid, gid)
-        Path(fresh.name).replace(path)
+        write_own(path, installation_id + "\n", uid, gid)
     except OSError as error:
         raise HostError("data-dir", f"{path} cannot be written: {error.strerror}") from error
     return installation_id

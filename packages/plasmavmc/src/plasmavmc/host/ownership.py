@@ -85,6 +85,29 @@ def read_own(path: Path, owners: Collection[int], form: re.Pattern[str]) -> str:
     return text
 
 
+def write_own(path: Path, text: str, uid: int, gid: int) -> None:
+    """Make such a file, or replace it: whole, and on the disk when this returns. Raises `OSError`."""
+    fresh = beside(path)
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        os.fchown(descriptor, uid, gid)
+        stream.write(text)
+        stream.flush()
+        os.fsync(descriptor)
+    fresh.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def beside(path: Path) -> Path:
+    """Where such a file is written first; what a start that ended early may leave."""
+    return path.with_name(f".{path.name}.new")
+
+
 def _not_ours(path: Path, how: str) -> HostError:
     return HostError(
         "foreign-file",

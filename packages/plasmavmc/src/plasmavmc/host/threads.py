@@ -1,4 +1,4 @@
-"""Work that its caller never outruns, in a thread above all.
+"""Work in threads: such as its caller never outruns, and such as may hang, for which nobody waits.
 
 Trap of `asyncio.to_thread`: a cancelled caller goes on at once while the thread still works, on files that the caller now
 closes, removes or hands to the next. Here cancellation waits until the thread is done; so the work must be short, or be
@@ -8,7 +8,10 @@ one that can be told to stop.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, Future
+from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -40,3 +43,43 @@ async def _outlast(task: asyncio.Future[T]) -> None:
         await asyncio.wait({task})
     except asyncio.CancelledError:
         return
+
+
+class DaemonThreads(Executor):
+    """For `run_in_executor`: at most so many threads, each made when it is needed, and left behind when the process ends."""
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most = most
+        self._name = name
+        self._queue: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._unfinished = 0
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = fn(*args, **kwargs)
+            except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        with self._lock:
+            self._unfinished += 1
+            more = self._threads < min(self._unfinished, self._most)
+            self._threads += more
+        self._queue.put(work)
+        if more:
+            threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+        return future
+
+    def _serve(self) -> None:
+        while True:
+            self._queue.get()()
+            with self._lock:
+                self._unfinished -= 1

@@ -17,6 +17,7 @@ import aiohttp
 from yarl import URL
 
 from plasmavmc.errors import ImageError, PlasmaError, UnavailableError
+from plasmavmc.host.lookups import lookup
 from plasmavmc.images.auth import Challenge, Credentials, parse_challenge, parse_token, token_url
 from plasmavmc.images.digests import check_digest
 from plasmavmc.images.limits import CONFIG_BYTES, MANIFEST_BYTES, TOKEN_BYTES
@@ -35,7 +36,7 @@ from plasmavmc.images.manifest import (
 from plasmavmc.images.policy import RegistryPolicy, place
 from plasmavmc.images.reference import Reference
 from plasmavmc.images.source import BlobRef, Manifest
-from plasmavmc.images.transport import Lookup, Transport, lookup, unreachable
+from plasmavmc.images.transport import Lookup, Transport, unreachable
 from plasmavmc.types import MIB
 
 _ACCEPT = ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST))

@@ -32,15 +32,6 @@ _PER_HOST = 8
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=20.0)
 
 
-async def lookup(host: str, port: int) -> tuple[str, ...]:
-    """Addresses of a host name, by the system's resolver. Raises `OSError`."""
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except ValueError as error:  # no text that a name may be: a label too long, a NUL
-        raise OSError(f"{host[:100]!r} is not the name of a host") from error
-    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
 class Transport:
     """GET requests for one registry host. An async context manager, for it holds connections."""
 

@@ -15,17 +15,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from shellwego.boot.backupfiles import PLAIN, WITH_VOLUMES, Backup, Manifest, Writer, open_backup
 from shellwego.boot.backupvolumes import Holding, Keeper, holding, make_anew
 from shellwego.boot.databaseurl import read_url
-from shellwego.boot.files import replace_file
 from shellwego.boot.masterkeys import KEY_DIRECTORY, KEY_FILE
 from shellwego.boot.restoring import (
     STAGED,
@@ -40,14 +41,18 @@ from shellwego.boot.restoring import (
     take_place,
 )
 from shellwego.boot.settings import UpSettings
-from shellwego.core.errors import ConflictError
+from shellwego.core.errors import ConflictError, InvalidError
 from shellwego.core.sensitive import Sensitive
+from shellwego.drivers.files import replace_file
+from shellwego.drivers.kms.keyfile import key_names
 from shellwego.drivers.store import dump, migrate
 from shellwego.drivers.store.location import Location, PostgresUrl, parse_url
 
 ROWS, KEYS, INSTALLATION, FILES = "rows/", "master-keys", "installation", "files"
 DATABASE = Path("db") / "state.db"
 Tables = Mapping[str, Callable[[], Iterator[bytes]]]
+Files = Mapping[str, Mapping[str, Any]]
+"""Those of the operator, by path: `mode`, `text`, and the names `owner` and `group`, where they have some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +81,23 @@ class Place:
         return (self.config_file, *(path.absolute() for path in named if path is not None))
 
 
-def create(place: Place, directory: Path, passphrase: Sensitive, now: float, volumes: Collection[str] = ()) -> Manifest:
+def _nobody(_volumes: Collection[str]) -> None:
+    """Wants to know."""
+
+
+def create(
+    place: Place,
+    directory: Path,
+    passphrase: Sensitive,
+    now: float,
+    volumes: Collection[str] = (),
+    *,
+    left_out: Callable[[Collection[str]], None] = _nobody,
+) -> Manifest:
     """Write a backup into a directory that must not be there; nothing of it is where this fails.
 
     `volumes`: names or ids of those that are to be in it, or `all`; the platform has to run for that.
+    `left_out` is told the ids of those whose backups were deleted meanwhile, if there are any.
 
     Raises:
         ConflictError: `backup-exists`; or the database is of another version; of volumes: as `backupvolumes.Keeper`.
@@ -91,22 +109,25 @@ def create(place: Place, directory: Path, passphrase: Sensitive, now: float, vol
     if directory.exists():
         raise ConflictError("backup-exists", f"{directory} is there already", resolution="Name a new one.")
     keys = place.data_dir / KEY_DIRECTORY / KEY_FILE
-    kms = place.settings.kms if place.settings.kms != "local" or keys.exists() else "given"
     form = WITH_VOLUMES if volumes else PLAIN
-    manifest = Manifest(made_at=now, version=version("shellwego"), revision=migrate.HEAD, kms=kms, format=form)
+    manifest = Manifest(made_at=now, version=version("shellwego"), revision=migrate.HEAD, format=form)
     with ExitStack() as end, made_whole(directory) as fresh:
         writer = Writer(fresh, manifest, passphrase)
-        if volumes:
-            end.enter_context(keeper := Keeper(place.settings, place.database))
+        keeper = end.enter_context(Keeper(place.settings, place.database)) if volumes else None
+        if keeper is not None:
             keeper.keep(volumes, fresh, writer)
         tables, key_file = _of_one_moment(place.database, keys, end)
+        if keeper is not None and (missed := keeper.index(tables, writer)):
+            left_out(missed)
         for name, read in tables.items():
             writer.add(f"{ROWS}{name}", read())
+        if key_file is not None and not _are_used(key_names(keys, key_file), tables):
+            key_file = None
         for name, content in ((KEYS, key_file), (INSTALLATION, _content(place.data_dir / "installation"))):
             if content is not None:
                 writer.add(name, [content])
         writer.add(FILES, [json.dumps(_operators(place.files)).encode()])
-        return writer.finish()
+        return writer.finish("given" if place.settings.kms == "local" and key_file is None else place.settings.kms)
 
 
 def _of_one_moment(database: Location, keys: Path, end: ExitStack) -> tuple[Tables, bytes | None]:
@@ -121,6 +142,13 @@ def _of_one_moment(database: Location, keys: Path, end: ExitStack) -> tuple[Tabl
                 return tables, before
 
 
+def _are_used(keys: Collection[str], tables: Tables) -> bool:
+    """Whether what is sealed is under any of these master keys. A file may lie there beside keys that are given or kept
+    elsewhere; whoever had its keys in the backup would take them for those that he is to keep."""
+    needed = {json.loads(line)["master_key"] for line in tables["data_keys"]()}
+    return not needed.isdisjoint(keys) or not needed
+
+
 def _content(path: Path) -> bytes | None:
     """None: there is no such file."""
     try:
@@ -129,34 +157,72 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
-def restore(place: Place, directory: Path, passphrase: Sensitive, volumes: Collection[str] | None = None) -> Manifest:
+def restore(
+    place: Place,
+    directory: Path,
+    passphrase: Sensitive,
+    volumes: Collection[str] | None = None,
+    *,
+    configuration: bool = True,
+) -> Manifest:
     """Make a platform of a backup: all of it, or nothing. One that was interrupted may be given again.
 
     `volumes`: which of those that are in it are to be made anew, by names or ids, or `all`, or `none`; None: it holds none.
+    `configuration`: whether that is to come back too, with the API's certificate and key.
 
     Raises:
         InvalidError: `no-backup`, `wrong-passphrase`, `backup-damaged`; or as `backupvolumes.holding`.
         ConflictError: `backup-too-new`, `schema-too-new`; `not-empty`, `file-differs` or `database-not-empty`, there is
-            something already; `restore-unfinished`, of another backup.
+            something already; `database-differs`, the configuration names another; `restore-unfinished`, of another
+            backup.
         PreflightError, UnavailableError: the repository for the volumes cannot be had.
         OSError: something cannot be written.
     """
     backup, database = open_backup(directory, passphrase), place.database
-    migrate.check_known(database, backup.manifest.revision)
+    _check_known(backup)
     held = holding(backup, place.settings, volumes)
     backup.verify()
     held.verify()
+    files: Files = json.loads(backup.content(backup.pieces()[FILES])) if configuration else {}
+    _check_leads_to(database, place.config_file, files)
     choice = chosen(backup.manifest, [each.volume_id for each in held.volumes])
     if not gone_on(place.data_dir, database, choice):
         check_room(place.data_dir)
         dump.check_empty(database)
-        _make(place, backup, held, choice)
+        _make(place, backup, held, choice, files)
     return backup.manifest
 
 
-def _make(place: Place, backup: Backup, held: Holding, choice: str) -> None:
+def _check_known(backup: Backup) -> None:
+    manifest = backup.manifest
+    if not migrate.is_known(manifest.revision):
+        raise ConflictError(
+            "schema-too-new",
+            f"the backup {backup.directory} has schema {manifest.revision}, which this version of ShellWeGo does not know",
+            resolution=f"Restore it with the version that made it ({manifest.version}), or a later one.",
+        )
+
+
+def _check_leads_to(database: Location, config_file: Path, files: Files) -> None:
+    """Raises `ConflictError` where the platform would be started on another database by the configuration that comes with
+    it: most likely that of the platform which the backup is of. Both would run all of its apps, as one installation."""
+    try:
+        named = tomllib.loads(files[str(config_file)]["text"]).get("database", {})
+        path = Path(named["url_file"]) if "url_file" in named else None
+        url = read_url(UpSettings(database_url=named.get("url", ""), database_url_file=path))
+        other = parse_url(url) if url else database
+    except (KeyError, tomllib.TOMLDecodeError, InvalidError):
+        return  # there is none, or one with which nothing is started
+    if other != database:
+        raise ConflictError(
+            "database-differs",
+            f"the configuration in the backup names the database {other}, and this would restore into {database}",
+            resolution="Restore into that one, by --database-url-file; or leave the configuration out: --no-config.",
+        )
+
+
+def _make(place: Place, backup: Backup, held: Holding, choice: str, files: Files) -> None:
     pieces, database = backup.pieces(), place.database
-    files = json.loads(backup.content(pieces[FILES]))
     missing = _missing_files(files)
     with ExitStack() as undo:
         fresh = make_beside(place.data_dir)
@@ -168,7 +234,7 @@ def _make(place: Place, backup: Backup, held: Holding, choice: str) -> None:
         for path in missing:
             path.parent.mkdir(parents=True, exist_ok=True)
             undo.callback(path.unlink, missing_ok=True)
-            replace_file(path, files[str(path)]["text"].encode(), files[str(path)]["mode"])
+            _bring_back(path, files[str(path)])
         (fresh / DATABASE).parent.mkdir(mode=0o700)
         if held.volumes:
             undo.callback(held.put_back(place.owner))
@@ -212,10 +278,19 @@ def _operators(paths: tuple[Path, ...]) -> dict[str, dict[str, object]]:
     for path in paths:
         if path.exists():
             found[str(path)] = {"mode": path.stat().st_mode & 0o777, "text": path.read_text()}
+            with suppress(KeyError):
+                found[str(path)] |= {"owner": path.owner(), "group": path.group()}
     return found
 
 
-def _missing_files(files: dict[str, dict[str, str]]) -> list[Path]:
+def _bring_back(path: Path, file: Mapping[str, Any]) -> None:
+    """Whose it was, where there is somebody of that name: a key is its user's alone to read."""
+    replace_file(path, file["text"].encode(), file["mode"])
+    with suppress(LookupError):
+        shutil.chown(path, file["owner"], file["group"])
+
+
+def _missing_files(files: Files) -> list[Path]:
     """Those of the operator's files that are not there; raises `ConflictError` where one is, and is another."""
     for name, file in files.items():
         path = Path(name)

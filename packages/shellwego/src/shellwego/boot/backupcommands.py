@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -74,7 +74,7 @@ def create(
 
     def work(place: Place, passphrase: Sensitive) -> Manifest:
         names = [name for name in _names(volumes) or () if name != "none"]
-        return run(place, directory.absolute(), passphrase, time.time(), names)
+        return run(place, directory.absolute(), passphrase, time.time(), names, left_out=_tell_left_out)
 
     manifest = _done(work, data_dir, database_url_file, passphrase_file, twice=True)
     click.echo(f"Backed up to {directory}: {len(manifest.pieces)} pieces, schema {manifest.revision}.")
@@ -86,10 +86,15 @@ def create(
 @click.option(
     "--volumes", metavar="all|none|NAME,…", help="Which of the volumes in it are made anew; needed where it holds some."
 )
+@click.option(
+    "--no-config", is_flag=True, help="Leave the configuration in it out, with the API's certificate and key."
+)
 @_options
 def restore(
     directory: Path,
     volumes: str | None,
+    *,
+    no_config: bool,
     data_dir: str | None,
     database_url_file: str | None,
     passphrase_file: Path | None,
@@ -101,7 +106,7 @@ def restore(
     from shellwego.boot.backup import restore as run  # noqa: PLC0415 - as above
 
     def work(place: Place, passphrase: Sensitive) -> Manifest:
-        return run(place, directory.absolute(), passphrase, _names(volumes))
+        return run(place, directory.absolute(), passphrase, _names(volumes), configuration=not no_config)
 
     manifest = _done(work, data_dir, database_url_file, passphrase_file, twice=False)
     click.echo(f"Restored from {directory}. Start the platform as before: swg up, or swg server.")
@@ -116,9 +121,13 @@ def _done(
     *,
     twice: bool,
 ) -> Manifest:
+    from shellwego.drivers.store import dump  # noqa: PLC0415 - as above
+
     try:
         place = _place({"data_dir": data_dir, "database_url_file": database_url_file})
-        return work(place, _passphrase(passphrase_file, twice=twice))
+        words = _passphrase(passphrase_file, twice=twice)
+        with dump.told(place.database):
+            return work(place, words)
     except ShellWeGoError as error:
         raise UpFailure(error) from error
     except OSError as error:
@@ -161,6 +170,12 @@ def _names(given: str | None) -> tuple[str, ...] | None:
     if not all(names) or (len(names) > 1 and {"all", "none"} & set(names)):
         raise InvalidError("bad-volumes", f"--volumes: {given!r:.100} is neither all nor names of volumes, with commas")
     return names
+
+
+def _tell_left_out(volumes: Collection[str]) -> None:
+    click.echo(
+        f"Not in it, since their backups were deleted meanwhile: the volumes {', '.join(sorted(volumes))}.", err=True
+    )
 
 
 def _told(manifest: Manifest) -> str:

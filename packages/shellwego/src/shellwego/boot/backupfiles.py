@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from shellwego.boot.files import replace_file
 from shellwego.core.envelope import KEY_BYTES
 from shellwego.core.errors import ConflictError, InvalidError
 from shellwego.core.sensitive import Sensitive
+from shellwego.drivers.files import replace_file
 from shellwego.drivers.kms.keyfile import SALT_BYTES, Seal
 
 PLAIN, WITH_VOLUMES = 1, 2
@@ -53,7 +53,7 @@ class Manifest:
     """Of ShellWeGo."""
     revision: str
     """Of the database's schema."""
-    kms: str
+    kms: str = ""
     """Who keeps the master key: `local` (in this backup, if in a file), else it is not in it."""
     pieces: tuple[Piece, ...] = ()
     salt: str = ""
@@ -141,9 +141,9 @@ class Writer:
         digest = _digest(self._directory / file)
         self._pieces.append(Piece(name=name, file=file, bytes=size, sha256=digest))
 
-    def finish(self) -> Manifest:
-        """Write the manifest."""
-        manifest = replace(self._manifest, pieces=tuple(self._pieces))
+    def finish(self, kms: str) -> Manifest:
+        """Write the manifest; `kms`: as there."""
+        manifest = replace(self._manifest, pieces=tuple(self._pieces), kms=kms)
         body = asdict(manifest)
         document = {
             "manifest": body,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,9 +32,9 @@ from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
 from shellwego.control.vaults import Vaults
 from shellwego.core.backups import Backup as VolumeBackup
-from shellwego.core.backups import RepositoryPlace
+from shellwego.core.backups import BackupState, RepositoryPlace
 from shellwego.core.chunks import VaultCipher
-from shellwego.core.errors import InvalidError, NotFoundError, UnavailableError
+from shellwego.core.errors import InvalidError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.tenancy import Project
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
@@ -65,18 +65,20 @@ class Keeper:
     Used as a context: at its end those backups are let go."""
 
     def __init__(self, settings: UpSettings, database: Location) -> None:
-        """Raises as `read_repository` and `read_source`; `ConflictError`: there is no repository, or the database is of
-        another version."""
+        """Raises as `read_repository`, `read_source` and `KmsSource.open_existing`; `ConflictError`: there is no repository,
+        or the database is of another version."""
         place = _repository(settings)
         with dump.snapshot(database):
             pass  # it is of our version, so to open it changes nothing
         clock = SystemClock()
         self._settings = settings
         self._objects = open_objects(place)
-        self._kms = read_source(settings).open(settings.data_dir.absolute() / KEY_DIRECTORY, clock.now)
+        self._kms = read_source(settings).open_existing(settings.data_dir.absolute() / KEY_DIRECTORY, clock.now)
         self._control = Control(open_location(database, clock), MemoryBus(), clock)
         self._vaults = Vaults(self._control, Sealer(self._control, self._kms), place)
         self._taken: list[VolumeBackup] = []
+        self._held: list[Held] = []
+        self._left_out: set[str] = set()
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Keeper:
@@ -89,7 +91,7 @@ class Keeper:
             self._runner.close()
 
     def keep(self, names: Collection[str], directory: Path, writer: Writer) -> None:
-        """Write all of it.
+        """Write the objects of all that is chosen, and can be had.
 
         Raises:
             ConflictError: `backup-failed`, `backup-damaged`.
@@ -97,15 +99,30 @@ class Keeper:
         """
         (directory / VOLUMES).mkdir(mode=0o700)
         target = DirectoryObjects(directory / VOLUMES)
-        self._taken = self._runner.run(platformvolumes.back_up(self._control, names))
-        held = []
+        found = self._runner.run(platformvolumes.back_up(self._control, names))
+        self._left_out = {volume_id for volume_id, backup in found.items() if backup is None}
+        self._taken = [backup for backup in found.values() if backup is not None]
         for backup in self._taken:
-            each, lines = self._runner.run(self._carried(backup, target))
-            writer.add(f"{OBJECTS}{backup.volume_id}", [lines])
-            held.append(each)
+            try:
+                held, lines = self._runner.run(self._carried(backup, target))
+            except ShellWeGoError:
+                if self._runner.run(platformvolumes.is_there(self._control, backup)):
+                    raise
+                self._left_out.add(backup.volume_id)
+            else:
+                writer.add(f"{OBJECTS}{backup.volume_id}", [lines])
+                self._held.append(held)
+
+    def index(self, tables: Mapping[str, Callable[[], Iterator[bytes]]], writer: Writer) -> set[str]:
+        """Write which volumes are in it: those that can be made anew by the rows that are in it. Returns the ids of the
+        others, of which somebody deleted the backup meanwhile."""
+        rows = (json.loads(line) for line in tables["backups"]())
+        there = {row["id"] for row in rows if row["state"] == BackupState.AVAILABLE}
+        held = [each for each in self._held if each.backup_id in there]
         place = {name: str(getattr(self._settings, name) or "") for name in _PLACE}
         index = {"repository": place, "volumes": [asdict(each) for each in held]}
         writer.add(VOLUMES, [json.dumps(index).encode()])
+        return self._left_out | {each.volume_id for each in self._held if each.backup_id not in there}
 
     async def _carried(self, backup: VolumeBackup, target: Objects) -> tuple[Held, bytes]:
         """Copy a backup's objects; returns what it is, and a line for each of them."""

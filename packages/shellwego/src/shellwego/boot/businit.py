@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import sys
 import time
@@ -14,6 +13,7 @@ import click
 
 from shellwego.boot.up import UpFailure
 from shellwego.core.errors import ConflictError, InvalidError, ShellWeGoError
+from shellwego.drivers.files import replace_file
 
 AUTHORITY_FILE, SERVER_DIRECTORY = "authority.json", "server"
 _HOST = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
@@ -76,10 +76,10 @@ def make_bus(directory: Path, *, listen: str, hosts: Sequence[str], now: float) 
     certificate, key = self_signed(names, now)
     urls = tuple(f"tls://{f'[{name}]' if ':' in name else name}:{port}" for name in names)
     authority = new_authority(urls, certificate.decode())
-    _write(files.certificate, certificate)
-    _write(files.key, key)
-    _write(files.configuration, server_configuration(authority, files, listen, now).encode())
-    _write(directory / AUTHORITY_FILE, authority.encoded())
+    replace_file(files.certificate, certificate)
+    replace_file(files.key, key)
+    replace_file(files.configuration, server_configuration(authority, files, listen, now).encode())
+    replace_file(directory / AUTHORITY_FILE, authority.encoded())
 
 
 def _parsed(listen: str) -> tuple[str, int]:
@@ -124,12 +124,3 @@ def _make_directories(directory: Path, server: Path) -> None:
         server.mkdir(mode=0o700)
     except OSError as error:
         raise InvalidError("invalid-directory", f"{directory}: {error.strerror}") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    """A new file that its owner alone reads, on the disk before it is told of."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -17,6 +17,7 @@ from pathlib import Path
 from shellwego.boot.preflight import Installation, PreflightError, read_own
 from shellwego.boot.settings import UpSettings
 from shellwego.client.context import Context, ContextFileError, default_path, load, save
+from shellwego.drivers.files import replace_file
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 TOKEN_FILE = "admin-token"  # noqa: S105 - a file's name
@@ -37,9 +38,7 @@ def admin_token(installation: Installation) -> str:
 
 def _make(path: Path) -> str:
     token = "pat_" + "".join(secrets.choice(_BASE62) for _ in range(43))
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(token + "\n")
+    replace_file(path, f"{token}\n".encode())
     return token
 
 

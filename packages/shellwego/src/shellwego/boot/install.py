@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from shellwego.boot.files import replace_file
 from shellwego.boot.units import KINDS, unit, unit_name
+from shellwego.drivers.files import replace_file
 
 UNITS = Path("/etc/systemd/system")
 _COMMANDS = {"up": "up:up", "server": "parts:server", "agent": "parts:agent", "edge": "parts:edge"}

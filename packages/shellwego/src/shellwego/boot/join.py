@@ -29,10 +29,19 @@ _NOT_READY = 1
     default=Path("/var/lib"),
     help="Where everything else will be kept; looked at for room only. [/var/lib]",
 )
+@click.option("--http-port", type=int, help="With --edge: the port where apps will be reached. [80]")
 @click.option("--check", "only_check", is_flag=True, help="Only look whether this host could join.")
 @click.option("--no-color", is_flag=True, envvar="NO_COLOR", help="No colours.")
 def join(
-    *, url: str, token: str, edge: bool, directory: Path | None, data_dir: Path, only_check: bool, no_color: bool
+    *,
+    url: str,
+    token: str,
+    edge: bool,
+    directory: Path | None,
+    data_dir: Path,
+    http_port: int | None,
+    only_check: bool,
+    no_color: bool,
 ) -> None:
     """Make this host a node of the platform at URL, by the TOKEN that `swg nodes join-token` printed there; as root.
 
@@ -41,7 +50,8 @@ def join(
     from shellwego.boot import joincall, joinchecks, nodedir  # noqa: PLC0415 - heavy, and not needed for --help
     from shellwego.boot.doctor import print_findings  # noqa: PLC0415
     from shellwego.boot.findings import State  # noqa: PLC0415
-    from shellwego.boot.up import UpFailure  # noqa: PLC0415
+    from shellwego.boot.parts import EDGE_DEFAULTS  # noqa: PLC0415
+    from shellwego.boot.up import UpFailure, up_settings  # noqa: PLC0415
     from shellwego.core.errors import InvalidError, ShellWeGoError  # noqa: PLC0415
     from shellwego.core.joins import MemberKind, split_token  # noqa: PLC0415
 
@@ -53,7 +63,8 @@ def join(
         parts = split_token(sys.stdin.readline().strip() if token == "-" else token)  # noqa: S105 - no token
         if parts is None:
             raise InvalidError("bad-token", "TOKEN is no join token: it begins with join_ and has 112 characters")
-        found = joinchecks.check_this_host(kind, directory, data_dir)
+        settings = up_settings({"http_port": http_port}, EDGE_DEFAULTS if edge else {})
+        found = joinchecks.check_this_host(kind, directory, data_dir, settings)
         of_server, authority = joinchecks.check_server(address, parts[1])
         found += of_server
         print_findings(found, quiet=False, color=not no_color and sys.stdout.isatty())

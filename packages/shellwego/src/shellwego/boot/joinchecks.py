@@ -24,14 +24,14 @@ MAX_SKEW_S = 30.0
 _KNOWN_KERNEL = (6, 1)
 
 
-def check_this_host(kind: MemberKind, directory: Path, data_dir: Path) -> list[Finding]:
-    """All that is about this host alone."""
+def check_this_host(kind: MemberKind, directory: Path, data_dir: Path, settings: UpSettings) -> list[Finding]:
+    """All that is about this host alone; `settings` as those of the agent, or the edge, that it is to run."""
     found = [_root(), _fresh(directory), _kernel(platform.release())]
     edge = kind is MemberKind.EDGE
     programs = preflight.EDGE_PROGRAMS if edge else preflight.NODE_PROGRAMS
     found.append(asked("user", preflight.check_user, f"{installation.USER} exists"))
     found.append(asked("programs", lambda: preflight.check_programs(programs), ", ".join(programs)))
-    found += [asked("ports", _http_port, "port 80 is free")] if edge else _of_a_node(UpSettings().cache)
+    found += [_http_port(settings)] if edge else _of_a_node(settings.cache)
     return [*found, cgroups(), disk(data_dir)]
 
 
@@ -45,8 +45,14 @@ def check_server(address: Address, fingerprint: str, now: Callable[[], float] = 
     return [ok("platform", f"{address.url} is a server of it"), _clock(ahead)], authority
 
 
-def _http_port() -> None:
-    preflight.check_port("--http-listen", "--http-port", "0.0.0.0", 80)  # noqa: S104 - an edge serves all
+def _http_port(settings: UpSettings) -> Finding:
+    listener = preflight.edge_listener(settings)
+
+    def look() -> None:
+        if not preflight.kept_edge(settings.data_dir):
+            preflight.check_port("--http-listen", "--http-port", listener.address, listener.port)
+
+    return asked("ports", look, f"port {listener.port} is free, or its own edge has it")
 
 
 def _of_a_node(cache: Path) -> list[Finding]:

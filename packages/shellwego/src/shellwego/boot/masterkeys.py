@@ -59,12 +59,27 @@ class KmsSource:
 
         Raises:
             InvalidError: the keys, or what is said of the KMS, cannot be used.
+            PreflightError: the key file may not be read, or not be written.
         """
+        return self._kept_elsewhere(now) or self._of_file(FileKms.open, directory / KEY_FILE)
+
+    def open_existing(self, directory: Path, now: Callable[[], float]) -> Kms:
+        """As `open`, for whoever works beside the platform: a key file is neither made nor changed; that there is
+        none is refused."""
+        return self._kept_elsewhere(now) or self._of_file(FileKms.existing, directory / KEY_FILE)
+
+    def _kept_elsewhere(self, now: Callable[[], float]) -> Kms | None:
         if self.remote is not None:
             return self.remote.open(now)
-        if self.keys:
-            return GivenKms(self.keys)
-        return FileKms.open(directory / KEY_FILE, self.passphrase)
+        return GivenKms(self.keys) if self.keys else None
+
+    def _of_file(self, opened: Callable[[Path, Sensitive | None], FileKms], path: Path) -> FileKms:
+        try:
+            return opened(path, self.passphrase)
+        except PermissionError as error:
+            raise _refused(
+                f"{error.filename}: {error.strerror}", f"Give {path.parent}, and what is in it, to the platform's user."
+            ) from error
 
 
 def read_source(settings: UpSettings, environment: MutableMapping[str, str] = os.environ) -> KmsSource:

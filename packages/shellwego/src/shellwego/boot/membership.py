@@ -15,11 +15,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from shellwego.boot.files import replace_file
 from shellwego.boot.nodedir import Joined
 from shellwego.control.certificates import certificate_request
 from shellwego.core.errors import ShellWeGoError
 from shellwego.core.joins import RENEW_S, CertificateAnswer
+from shellwego.drivers.files import replace_file
 from shellwego.ports.clock import Clock
 from shellwego.wire.tls import Credentials, expires_at
 from shellwego.wire.uplink import Method, RenewCall

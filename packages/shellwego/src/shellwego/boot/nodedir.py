@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from shellwego.boot import joincall
-from shellwego.boot.files import replace_file
 from shellwego.boot.joincall import Address
 from shellwego.control.certificates import certificate_request, new_key, private_pem
 from shellwego.core.errors import ConflictError, InvalidError, ShellWeGoError
 from shellwego.core.joins import JoinRequest, MemberKind, Membership
 from shellwego.core.sensitive import Sensitive
+from shellwego.drivers.files import replace_file
 from shellwego.wire.tls import Credentials
 
 DEFAULTS = {MemberKind.NODE: Path("/etc/shellwego/node"), MemberKind.EDGE: Path("/etc/shellwego/edge")}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -44,6 +44,8 @@ from shellwego.wire.tls import Credentials
 LOOK_S = 2.0
 _RENEW_S = 10 * 24 * 3600.0
 """With so much of its certificate left a server makes another."""
+_BLOBS_AT_ONCE = 32
+"""As many as images are fetched at a time."""
 
 log = structlog.get_logger("shellwego.boot")
 
@@ -79,6 +81,23 @@ class ShownIdentity:
         self._credentials = _credentials(self._identity)
 
 
+class Fellows:
+    """The other servers, as they are known now. What is learned of them is kept from one blob to the next: which of them
+    does not answer, and since when those that do have not a blob."""
+
+    def __init__(self, servers: Servers, credentials: Callable[[], Credentials]) -> None:
+        self._servers = servers
+        self._urls: tuple[str, ...] = ()
+        self._downloads = Downloads(lambda: self._urls, credentials, at_once=_BLOBS_AT_ONCE)
+
+    async def blob(self, digest: str, offset: int) -> AsyncIterator[bytes]:
+        """As `NodePort.fellow_blob`."""
+        self._urls = await self._servers.told()
+        async with aclosing(self._downloads.blob(digest, offset)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
 @dataclass(frozen=True, slots=True)
 class NodePort:
     """Serves nodes and edges from `run` until `stop`."""
@@ -87,20 +106,18 @@ class NodePort:
     shown: ShownIdentity
     servers: Servers
     server: UplinkServer
+    fellows: Fellows
     name: str = "node port"
 
-    async def fellow_blob(self, digest: str, offset: int) -> AsyncIterator[bytes]:
+    def fellow_blob(self, digest: str, offset: int) -> AsyncIterator[bytes]:
         """A blob of another server, from an offset on. Its reader checks the digest. This server may be asked, too: it does
         not know which of the platform's addresses is its own.
 
         Raises:
-            NotFoundError: all answer, and none has it.
+            NotFoundError: none has it of those that answer; where not all do, only once that has lasted for a while.
             UnavailableError: it cannot be had now.
         """
-        urls = await self.servers.told()
-        async with aclosing(Downloads(lambda: urls, self.shown.credentials).blob(digest, offset)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        return self.fellows.blob(digest, offset)
 
     @classmethod
     async def open(
@@ -144,17 +161,20 @@ class NodePort:
             replicas=NodeReplicas(control, streams),
         )
         await servers.say()
-        return cls(authorities, shown, servers, server)
+        return cls(authorities, shown, servers, server, Fellows(servers, shown.credentials))
 
     async def run(self) -> None:
-        """Serve until `stop`, or until cancelled."""
-        beside = [asyncio.create_task(part) for part in (self.shown.watch(), self.servers.keep_saying())]
+        """Serve until `stop`, or until cancelled; raises what ends any part of it, for the others are worth nothing then."""
+        parts = (self.server.run(), self.shown.watch(), self.servers.keep_saying())
+        tasks = [asyncio.create_task(part) for part in parts]
         try:
-            await self.server.run()
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in beside:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
 
     async def started(self) -> None:
         """Return when calls are answered."""

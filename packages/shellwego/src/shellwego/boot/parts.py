@@ -36,6 +36,7 @@ NODE_PORT = 7081
 SHUTDOWN_DELAY_S = 5
 AGENT_DATA, EDGE_DATA = "/var/lib/shellwego-agent", "/var/lib/shellwego-edge"
 """Each process has its own: a host may run several."""
+EDGE_DEFAULTS = {"data_dir": EDGE_DATA, "http_listen": "0.0.0.0"}  # noqa: S104 - an edge is for everybody
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -98,8 +99,7 @@ def edge(directory: Path, **flags: Any) -> None:
 
     It serves on by the last routes where no server answers. SIGTERM ends it, and with --keep not HAProxy.
     """
-    defaults = {"data_dir": EDGE_DATA, "http_listen": "0.0.0.0"}  # noqa: S104 - an edge is for everybody
-    _ended("swg edge", lambda: _edge(directory, up_settings(flags, defaults)))
+    _ended("swg edge", lambda: _edge(directory, up_settings(flags, EDGE_DEFAULTS)))
 
 
 def _ended(command: str, run: Callable[[], int]) -> None:
@@ -186,7 +186,7 @@ def _edge(directory: Path, settings: UpSettings) -> int:
     installation = preflight.open_installation(settings)
     preflight.check_reach(settings, installation)
     listener = preflight.edge_listener(settings)
-    if not preflight.edge_lives(installation):
+    if not preflight.edge_lives(installation.run_dir):
         preflight.check_port("--http-listen", "--http-port", listener.address, listener.port)
     link = drop_root(installation, listener)
 

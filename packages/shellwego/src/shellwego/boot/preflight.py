@@ -173,7 +173,7 @@ def check_ports(settings: UpSettings, opened: Installation, *, edge: bool = True
     They are bound for good later. This look tells it early, and leaves a running platform's context as it is.
     """
     listeners = [("--api-listen", "--api-port", settings.api_listen, settings.api_port)]
-    if edge and not edge_lives(opened):
+    if edge and not edge_lives(opened.run_dir):
         listeners.append(("--http-listen", "--http-port", settings.edge_address, settings.http_port))
     if settings.grpc_port:
         listeners.append(("--grpc-listen", "--grpc-port", settings.grpc_listen, settings.grpc_port))
@@ -202,9 +202,16 @@ def check_port(address_flag: str, port_flag: str, address: str, port: int) -> No
             ) from error
 
 
-def edge_lives(opened: Installation) -> bool:
-    """Whether a HAProxy of this installation was left running, to be adopted."""
-    marker = os.fsencode(opened.run_dir / "edge")
+def kept_edge(data_dir: Path) -> bool:
+    """As `edge_lives`, of an installation that is not open, if there is one."""
+    with told():
+        run_dir = installation.run_dir_of(data_dir)
+    return run_dir is not None and edge_lives(run_dir)
+
+
+def edge_lives(run_dir: Path) -> bool:
+    """Whether a HAProxy of the installation with this directory was left running, to be adopted."""
+    marker = os.fsencode(run_dir / "edge")
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             words = path.read_bytes().split(b"\0")

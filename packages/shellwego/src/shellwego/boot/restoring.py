@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -19,8 +18,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shellwego.boot.backupfiles import Manifest
-from shellwego.boot.files import replace_file
 from shellwego.core.errors import ConflictError
+from shellwego.drivers.files import replace_file, sync_directory
 from shellwego.drivers.store import dump
 from shellwego.drivers.store.location import Location, PostgresUrl
 
@@ -39,7 +38,7 @@ def make_beside(directory: Path) -> Path:
 def take_place(directory: Path) -> None:
     """Put what was made beside a directory in its place. One that is there and empty gives way. Raises `OSError`."""
     _beside(directory).rename(directory)
-    _sync(directory.parent)
+    sync_directory(directory.parent)
 
 
 @contextmanager
@@ -81,7 +80,7 @@ def filling(database: PostgresUrl, directory: Path, mark: str, undo: ExitStack) 
     """The block fills the database, in one transaction. From then on nothing is undone, nor where that may have been."""
     for path in (*_beside(directory).rglob("*"), _beside(directory), directory.parent):
         if path.is_dir():
-            _sync(path)
+            sync_directory(path)
     try:
         yield
     except BaseException:
@@ -92,25 +91,37 @@ def filling(database: PostgresUrl, directory: Path, mark: str, undo: ExitStack) 
 
 
 def gone_on(directory: Path, database: Location, choice: str) -> bool:
-    """Whether an attempt at the same had come so far that only the directory's place was missing; it has it now.
+    """Whether an attempt at the same had come so far that only the directory's place was missing, or not even that. It has
+    it now.
 
     Raises:
         ConflictError: `restore-unfinished`, it was of another backup or other volumes; `not-empty`.
         OSError: the directory cannot be put there.
     """
-    path = _beside(directory) / MARK
-    mark = path.read_text() if path.exists() else ""
-    if not mark or isinstance(database, Path) or dump.marked(database) != mark:
+    if isinstance(database, Path):
+        return False
+    if _mark(directory, database).startswith(f"{choice}-"):
+        (directory / MARK).unlink()
+        return True
+    mark = _mark(_beside(directory), database)
+    if not mark:
         return False
     if not mark.startswith(f"{choice}-"):
         raise ConflictError(
             "restore-unfinished",
             f"a restore of another backup, or of other volumes, filled the database {database} and did not end",
-            resolution=f"Give that command again. Or let it go: empty the database, and remove {path.parent}.",
+            resolution=f"Give that command again. Or let it go: empty the database, and remove {_beside(directory)}.",
         )
     check_room(directory)
     finish(directory)
     return True
+
+
+def _mark(directory: Path, database: PostgresUrl) -> str:
+    """The mark that both have; empty: there is none."""
+    path = directory / MARK
+    mark = path.read_text() if path.exists() else ""
+    return mark if mark and dump.marked(database) == mark else ""
 
 
 def finish(directory: Path) -> None:
@@ -122,11 +133,3 @@ def finish(directory: Path) -> None:
 
 def _beside(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.new")
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,9 +14,9 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from shellwego.boot.files import replace_file
 from shellwego.core.errors import ShellWeGoError
 from shellwego.core.servers import MOST
+from shellwego.drivers.files import replace_file
 from shellwego.ports.clock import Clock
 from shellwego.wire.uplink import Method, ServersAnswer, ServersCall
 

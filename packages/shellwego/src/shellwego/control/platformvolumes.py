@@ -2,7 +2,8 @@
 platform's backup has them; and, where a platform was made of it, made anew.
 
 Who makes that backup works beside the servers, on their database: what it asks for is begun by their loop. A backup that was
-made for this is the operator's, and no quota counts it.
+made for this is the operator's, and no quota counts it. But it is the volume's as any other, and who may delete backups of
+that may delete it: then the volume is left out, for no tenant may keep the operator from a backup of all.
 """
 
 from __future__ import annotations
@@ -60,21 +61,30 @@ def _named(tx: Transaction, name: str) -> Volume:
     return found[0]
 
 
-async def back_up(control: Control, names: Collection[str]) -> list[Backup]:
-    """Have the chosen volumes backed up, and wait for it; where one cannot be, none is kept.
+async def back_up(control: Control, names: Collection[str]) -> dict[str, Backup | None]:
+    """Have the chosen volumes backed up, and wait for it; where one cannot be, none is kept. By the volume's id; None: what
+    was asked for was deleted.
 
     Raises:
         ConflictError: `backup-failed`, naming the volume and why; as `chosen`.
         UnavailableError: `backup-stalled`, nobody goes on with it.
     """
-    asked = [backup.id for backup in await control.commit(lambda unit: _request(unit, names), _CALLER)]
+    asked = {
+        backup.id: backup.volume_id for backup in await control.commit(lambda unit: _request(unit, names), _CALLER)
+    }
     try:
         taken = await _taken(control, asked)
         await control.commit(lambda unit: _record_use(unit, taken), _CALLER)
-        return taken
+        return {**dict.fromkeys(asked.values()), **{backup.volume_id: backup for backup in taken}}
     except BaseException:
         await control.commit(lambda unit: _let_go(unit, asked), _CALLER)
         raise
+
+
+async def is_there(control: Control, backup: Backup) -> bool:
+    """Whether nobody has deleted it."""
+    found = await control.read(lambda tx: tx.backups.get(backup.id))
+    return found is not None and found.state is BackupState.AVAILABLE
 
 
 async def let_go(control: Control, backups: Sequence[Backup]) -> None:
@@ -89,6 +99,7 @@ async def make_anew(control: Control, backups: Mapping[str, str]) -> None:
 
     Raises:
         NotFoundError: there is no such volume, or it has no such backup.
+        ConflictError: `backup-unavailable`, that was being deleted.
     """
 
     def work(unit: Unit) -> None:
@@ -102,6 +113,12 @@ def _make_anew(unit: Unit, volume_id: str, backup_id: str) -> None:
     volume, backup = unit.tx.volumes.get(volume_id), unit.tx.backups.get(backup_id)
     if volume is None or backup is None or backup.volume_id != volume.id:
         raise missing("volume", volume_id)
+    if backup.state is not BackupState.AVAILABLE:
+        raise ConflictError(
+            "backup-unavailable",
+            f"the volume {volume.name} ({volume.id}) cannot be made anew: its backup is {backup.state.value}",
+            resolution="Leave it out: name the others after --volumes.",
+        )
     _lose_holder(unit, volume)
     for snapshot in snapshots_of(unit.tx, volume):
         unit.tx.snapshots.delete(snapshot.id)
@@ -158,11 +175,11 @@ def _record_use(unit: Unit, backups: Iterable[Backup]) -> None:
         )
 
 
-async def _taken(control: Control, ids: Sequence[str]) -> list[Backup]:
+async def _taken(control: Control, ids: Iterable[str]) -> list[Backup]:
     seen: list[Backup] = []
     since = control.clock.monotonic()
     while True:
-        found = await control.read(lambda tx: [_look(tx, id_) for id_ in ids])
+        found = await control.read(lambda tx: [backup for id_ in ids if (backup := _look(tx, id_)) is not None])
         waiting = [backup for backup in found if backup.state is not BackupState.AVAILABLE]
         if not waiting:
             return found
@@ -178,9 +195,12 @@ async def _taken(control: Control, ids: Sequence[str]) -> list[Backup]:
         await control.clock.sleep(_POLL_S)
 
 
-def _look(tx: Transaction, id_: str) -> Backup:
+def _look(tx: Transaction, id_: str) -> Backup | None:
+    """None: it was deleted."""
     backup = tx.backups.get(id_)
-    if backup is None or backup.state in (BackupState.FAILED, BackupState.DELETING):
-        told = f"{backup.volume_id}: {backup.reason or backup.state.value}" if backup else id_
+    if backup is None or backup.state is BackupState.DELETING:
+        return None
+    if backup.state is BackupState.FAILED:
+        told = f"{backup.volume_id}: {backup.reason or backup.state.value}"
         raise ConflictError("backup-failed", f"a volume could not be backed up: {told}", resolution="Try again.")
     return backup

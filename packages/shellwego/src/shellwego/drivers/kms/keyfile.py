@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from shellwego.core.envelope import KEY_BYTES, NONCE_BYTES, decrypt, encrypt
 from shellwego.core.errors import InvalidError, ShellWeGoError
 from shellwego.core.sensitive import Sensitive
+from shellwego.drivers.files import replace_file
 from shellwego.drivers.kms.ring import Ring
 
 FORMAT = 1
@@ -40,6 +40,14 @@ class Seal:
         """Takes 64 MiB and a fraction of a second."""
         kdf = Scrypt(salt=salt, length=KEY_BYTES, n=_COST, r=_BLOCK, p=_PARALLEL)
         return cls(salt, Sensitive(kdf.derive(passphrase.reveal())))
+
+
+def key_names(path: Path, content: bytes) -> frozenset[str]:
+    """Those of the keys in what was read of a key file; raises `InvalidError`."""
+    try:
+        return frozenset(str(name) for name in _keys(_parsed(path, content.decode())))
+    except ValueError:
+        raise _damaged(path) from None
 
 
 def is_sealed(path: Path) -> bool:
@@ -84,19 +92,7 @@ def save(path: Path, ring: Ring, seal: Seal | None) -> None:
         "current": ring.current,
         "keys": {name: _text(_closed(seal, name, key)) for name, key in ring.keys.items()},
     }
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        json.dump(document, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    fresh.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    replace_file(path, json.dumps(document).encode())
 
 
 def _document(path: Path) -> Mapping[str, object]:
@@ -106,6 +102,10 @@ def _document(path: Path) -> Mapping[str, object]:
         raise
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidError("bad-key-file", f"the master keys in {path} cannot be read: {error}") from None
+    return _parsed(path, text)
+
+
+def _parsed(path: Path, text: str) -> Mapping[str, object]:
     try:
         document = json.loads(text)
     except ValueError:

@@ -69,6 +69,22 @@ class FileKms:
             keyfile.save(path, ring, seal)
         return cls(path, ring, seal)
 
+    @classmethod
+    def existing(cls, path: Path, passphrase: Sensitive | None = None) -> FileKms:
+        """The keys at `path`, for whoever works beside the platform whose they are: nothing is made, sealed or written.
+
+        Raises:
+            InvalidError: there is no such file; as `open`.
+        """
+        try:
+            return cls(path, *keyfile.load(path, passphrase))
+        except FileNotFoundError:
+            raise InvalidError(
+                "no-key-file",
+                f"there are no master keys in {path}, and none are given",
+                resolution="Where the platform's unit gives it its keys, give them here too: SHELLWEGO_MASTER_KEYS_FILE.",
+            ) from None
+
     async def current(self) -> str:
         return self._ring.current
 

@@ -3,6 +3,9 @@
 A file is written beside its place, brought to the disk and renamed into it; so it is there whole or not at all, also after
 the power failed. The directory itself is never made: where it is missing a share is not mounted, and what was written then
 would lie on the wrong disk.
+
+A share may hang, and with it every thread that is on it, for hours and against signals. So it has threads of its own, which
+keep no other work of the process waiting, nor its end.
 """
 
 from __future__ import annotations
@@ -14,13 +17,17 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from plasmavmc.host.threads import DaemonThreads
 from shellwego.core.errors import InvalidError
+from shellwego.drivers.files import sync_directory
 from shellwego.drivers.objects.errors import no_object, unavailable
 from shellwego.ports.objects import check_path, check_prefix
 
 T = TypeVar("T")
 _PART = ".part"
 """Ends what is being written; it begins with a dot, which no path does."""
+_THREADS = DaemonThreads(32, "objects")
+"""Two backups and a sweep are under way at a time, each with up to 16 objects."""
 
 
 class DirectoryObjects:
@@ -53,14 +60,14 @@ class DirectoryObjects:
             part.replace(place)
         finally:
             part.unlink(missing_ok=True)
-        _sync(place.parent)
+        sync_directory(place.parent)
 
     def _make(self, directory: Path) -> None:
         if directory != self._root and not directory.is_dir():
             self._make(directory.parent)
             directory.mkdir(mode=0o700, exist_ok=True)
             self._give_away(directory)
-            _sync(directory.parent)
+            sync_directory(directory.parent)
 
     def _give_away(self, path: Path) -> None:
         if self._owner is not None:
@@ -89,10 +96,11 @@ class DirectoryObjects:
 
     async def _done(self, doing: str, work: Callable[[], T]) -> T:
         """The result of work in a thread. That there is no file is passed on; but the root has to be there."""
+        run = asyncio.get_running_loop().run_in_executor
         try:
-            if not await asyncio.to_thread(self._root.is_dir):
+            if not await run(_THREADS, self._root.is_dir):
                 raise unavailable(doing, f"there is no directory {self._root}")
-            return await asyncio.to_thread(work)
+            return await run(_THREADS, work)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise
         except OSError as error:
@@ -112,11 +120,3 @@ def _some(walk: Iterator[tuple[str, list[str], list[str]]]) -> Iterator[tuple[st
         if found:
             yield from found
             return
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,7 +14,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from shellwego.core.errors import ConflictError, NotFoundError
+from shellwego.core.errors import ConflictError, NotFoundError, UnavailableError
 from shellwego.drivers.store import migrate
 from shellwego.drivers.store.location import Location, PostgresUrl
 from shellwego.drivers.store.schema import metadata
@@ -110,6 +110,24 @@ def may_be_marked(location: PostgresUrl, mark: str) -> bool:
         return marked(location) == mark
     except DBAPIError:
         return True
+
+
+@contextmanager
+def told(location: Location) -> Iterator[None]:
+    """What a database fails with, in the platform's words, and without its password.
+
+    Raises:
+        UnavailableError: it does not answer, or refuses.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        reason = str(error.orig).partition("\n")[0]  # further lines may hold a row
+        raise UnavailableError(
+            "store-unavailable",
+            f"the database {location} failed: {location.redact(reason) if isinstance(location, PostgresUrl) else reason}",
+            resolution="Give the same command again when it answers.",
+        ) from None
 
 
 def _not_empty(location: Location) -> ConflictError:

@@ -137,15 +137,19 @@ def revision_of(connection: sa.Connection) -> str:
 
 def check_known(location: Location, found: str, scripts: Path = _SCRIPTS) -> None:
     """Refuse a revision that this code does not know; raises `ConflictError`."""
-    from alembic.script import ScriptDirectory  # noqa: PLC0415 - see the module's head
-
-    known = {script.revision for script in ScriptDirectory(str(scripts)).walk_revisions()}
-    if found not in known:
+    if not is_known(found, scripts):
         raise ConflictError(
             "schema-too-new",
             f"the database {location} has schema {found}, which this version of ShellWeGo does not know",
             resolution="Start the version that wrote it or a later one, or restore the copy made before the upgrade.",
         )
+
+
+def is_known(revision: str, scripts: Path = _SCRIPTS) -> bool:
+    """Whether this code has had this revision."""
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - see the module's head
+
+    return revision in {script.revision for script in ScriptDirectory(str(scripts)).walk_revisions()}
 
 
 def _copy(source: Path, target: Path) -> None:

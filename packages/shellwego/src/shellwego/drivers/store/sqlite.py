@@ -263,7 +263,7 @@ class SqliteStore:
         self._check_open()
         try:
             return self._read_here(fn)
-        except (_TooLong, sqlite3.OperationalError):
+        except (_TooLong, sqlite3.DatabaseError):  # where it is no accident it is met again there, and told
             return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, fn)
 
     async def close(self) -> None:
@@ -285,19 +285,19 @@ class SqliteStore:
         """Read in this thread, and not for long.
 
         Raises:
-            _TooLong, sqlite3.OperationalError: nothing came of it.
+            _TooLong, sqlite3.DatabaseError: nothing came of it.
         """
         with self._snapshot(self._near, self._open_near) as connection:
             return self._look(fn, _NearScope(connection))
 
     def _read(self, fn: Callable[[Transaction], T]) -> T:
-        with self._snapshot(self._idle, self._open_reader) as connection:
-            try:
+        try:
+            with self._snapshot(self._idle, self._open_reader) as connection:
                 return self._look(fn, _Scope(connection, writable=False))
-            except sqlite3.Error as error:
-                if _is_outage(error):
-                    raise _unavailable(error) from error
-                raise
+        except sqlite3.Error as error:
+            if _is_outage(error):
+                raise _unavailable(error) from error
+            raise
 
     def _look(self, fn: Callable[[Transaction], T], scope: _Scope) -> T:
         try:

@@ -39,7 +39,7 @@ _CHUNK = 256 * 1024
 
 
 class Downloads:
-    """What one node downloads."""
+    """What one node, or server, downloads."""
 
     def __init__(
         self,
@@ -47,12 +47,13 @@ class Downloads:
         credentials: Callable[[], Credentials],
         *,
         stall_s: float = STALL_S,
+        at_once: int = _AT_ONCE,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._rota = Rota(servers, jitter)
         self._credentials = credentials
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=stall_s)
-        self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._at_once = asyncio.Semaphore(at_once)
         self._absent: dict[str, tuple[float, float]] = {}
         """By digest: since when those that answer say that they have it not, and when they did last."""
 

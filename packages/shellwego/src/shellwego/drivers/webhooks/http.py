@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
+from plasmavmc.host.lookups import lookup
 from shellwego.core.egress import Address, Network, Target, check_addresses, parse_target
 from shellwego.core.errors import InvalidError
 from shellwego.ports.webhooks import Outcome, Shipment
@@ -30,8 +31,7 @@ Lookup = Callable[[str, int], Awaitable[Sequence[Address]]]
 
 async def system_lookup(host: str, port: int) -> Sequence[Address]:
     """As the host resolves names."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [ip_address(str(address[0]).partition("%")[0]) for _, _, _, _, address in found]
+    return [ip_address(address.partition("%")[0]) for address in await lookup(host, port)]
 
 
 class HttpSender:
