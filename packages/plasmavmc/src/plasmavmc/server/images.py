@@ -26,6 +26,7 @@ from itertools import islice
 
 import structlog
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import (
     ConflictError,
     ImageError,
@@ -185,7 +186,7 @@ class EngineImages:
         async with self._intake():
             async with Repository(parsed, self._policy, login) as source:
                 try:
-                    async with asyncio.timeout(RESOLVE_S):
+                    async with within(RESOLVE_S):
                         manifest = await source.resolve(self._platform)
                 except TimeoutError:
                     raise UnavailableError(
@@ -273,7 +274,7 @@ class EngineImages:
             except (PlasmaError, OSError) as error:  # the disk may be better the next time
                 log.warning("images.not_collected", reason=str(error))
             with suppress(TimeoutError):
-                async with asyncio.timeout(COLLECT_EVERY_S):
+                async with within(COLLECT_EVERY_S):
                     await self._came.wait()
 
     async def collect(self, budget_bytes: int) -> tuple[Image, ...]:

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import structlog
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import CapacityError, ConflictError, HostError
 from plasmavmc.host.descriptors import descriptor_limit
 from plasmavmc.states import ENDED
@@ -232,7 +233,7 @@ async def _serve(client: socket.socket, target: IPv4Address | Path, port: int) -
             if end.family is socket.AF_INET:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        async with asyncio.timeout(CONNECT_S):
+        async with within(CONNECT_S):
             await loop.sock_connect(guest, str(target) if isinstance(target, Path) else (str(target), port))
         await _splice(client, guest)
 

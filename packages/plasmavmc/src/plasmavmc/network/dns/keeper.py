@@ -25,6 +25,7 @@ from pathlib import Path
 
 import structlog
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import PlasmaError
 from plasmavmc.host.daemons import start_daemon
 from plasmavmc.host.helper.cgroups import NONE as NO_CGROUPS
@@ -225,7 +226,7 @@ class ResolverKeeper:
         self._signal(signal.SIGTERM)
         if self._pidfd is not None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_END_S):
+                async with within(_END_S):
                     await self._ended.wait()
         for process in self._living():
             await asyncio.to_thread(kill, process, _END_S)
