@@ -149,7 +149,7 @@ async def import_snapshot(spec: VmSpec, key: str, stream: AsyncIterable[bytes], 
             await parts.snapshots.commit(draft, snapshot)
         record = _record_of(spec, snapshot, parts)
         undo.callback(parts.records.delete, spec.id)  # it may have its name already where it is refused
-        parts.records.save(record)
+        await parts.records.store(record)
         undo.pop_all()
     return record
 

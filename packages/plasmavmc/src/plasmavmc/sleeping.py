@@ -345,6 +345,7 @@ class SuspendableMachine(Machine):
             self._parts.records.keep(self.record)
             self._changed()
         self._move(VmState.SUSPENDED)
+        await self._parts.records.settled(self.spec.id)
 
     async def _resume(self) -> None:
         await self.cleared()

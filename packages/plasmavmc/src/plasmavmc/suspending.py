@@ -60,6 +60,7 @@ async def take_snapshot(record: VmRecord, key: str, channel: GuestChannel, parts
                 memory=None if memory is None else await copy_out(memory, draft.memory),
             )
             await parts.storage.make_durable(key)
+            await parts.records.settled(spec.id)  # whoever finds the snapshot after a power cut must find the VM too
             await parts.snapshots.commit(draft, manifest)
 
 
@@ -94,9 +95,15 @@ async def resume(record: VmRecord, key: str, parts: EngineParts, report: BootRep
             generation=manifest.generation + 1,
             ipv4=record.ipv4,
             renamed=bool(manifest.origin),
-            point_of_no_return=lambda: parts.snapshots.use(key),
+            point_of_no_return=lambda: _use(spec.id, key, parts),
         )
         return await Restore(spec, key, parts, report, origin).run()
+
+
+async def _use(vm_id: str, key: str, parts: EngineParts) -> None:
+    """The snapshot counts no more. By the record alone the next engine finds the process from here on."""
+    await parts.records.settled(vm_id)
+    await parts.snapshots.use(key)
 
 
 async def _content(stored: Stored, memory: int, state: int) -> None:
