@@ -161,6 +161,8 @@ class ResolverKeeper:
                 await self._start()
             except PlasmaError as error:
                 log.error("resolver.not_started", reason=error.brief, resolution=error.resolution)
+            except OSError as error:  # no descriptors are left, say
+                log.error("resolver.not_started", reason=str(error))
             await asyncio.sleep(_RETRY_S)
 
     async def _look_after(self) -> None:
@@ -168,7 +170,11 @@ class ResolverKeeper:
         while True:
             await asyncio.sleep(self._look_every_s)
             process, before = self.process, progress.said(self._run_dir)
-            if self._pidfd is None or await asyncio.to_thread(self._answers):
+            try:
+                if self._pidfd is None or await asyncio.to_thread(self._answers):
+                    continue
+            except OSError as error:  # we cannot ask, which says nothing of the resolver
+                log.warning("resolver.not_asked", reason=str(error))
                 continue
             if await self._progresses(before):
                 log.warning("resolver.busy", pid=process.pid if process else 0)
