@@ -17,6 +17,7 @@ does the rest. Nothing that is not what was written, or was taken elsewhere, is 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from plasmavmc.booting import Booted, BootReport
@@ -64,8 +65,11 @@ async def take_snapshot(record: VmRecord, key: str, channel: GuestChannel, parts
             await parts.snapshots.commit(draft, manifest)
 
 
-async def resume(record: VmRecord, key: str, parts: EngineParts, report: BootReport) -> Booted:
-    """Run a suspended VM again from its snapshot.
+async def resume(
+    record: VmRecord, key: str, parts: EngineParts, report: BootReport, commit: Callable[[], None]
+) -> Booted:
+    """Run a suspended VM again from its snapshot. `commit` is called when all is ready: whoever cancels from then on loses
+    what the VM was.
 
     Raises:
         HostError: `snapshot-missing`, `snapshot-damaged`, `snapshot-version`.
@@ -95,14 +99,15 @@ async def resume(record: VmRecord, key: str, parts: EngineParts, report: BootRep
             generation=manifest.generation + 1,
             ipv4=record.ipv4,
             renamed=bool(manifest.origin),
-            point_of_no_return=lambda: _use(spec.id, key, parts),
+            point_of_no_return=lambda: _use(spec.id, key, parts, commit),
         )
         return await Restore(spec, key, parts, report, origin).run()
 
 
-async def _use(vm_id: str, key: str, parts: EngineParts) -> None:
+async def _use(vm_id: str, key: str, parts: EngineParts, commit: Callable[[], None]) -> None:
     """The snapshot counts no more. By the record alone the next engine finds the process from here on."""
     await parts.records.settled(vm_id)
+    commit()
     await parts.snapshots.use(key)
 
 
