@@ -6,6 +6,7 @@ import asyncio
 import errno
 import mmap
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plasmavmc.errors import CapacityError, HostError, InvalidSpecError
-from plasmavmc.snapshots import content, manifest
+from plasmavmc.snapshots import content, files, manifest
 from plasmavmc.snapshots.content import BLOCK, PIECE, copy_in, copy_out, digest, new_memory, pieces_of, seal
 from plasmavmc.snapshots.files import Draft, SnapshotStore
 from plasmavmc.snapshots.manifest import VERSION, Manifest, Piece
@@ -68,6 +69,29 @@ async def test_memory_comes_back_as_it_was_and_only_what_has_content_is_kept(tmp
         assert os.fstat(file.fileno()).st_blocks * 512 <= 6 * BLOCK
         assert os.fstat(file.fileno()).st_size == SIZE
         await copy_in(file.fileno(), pieces, restored)
+        assert whole(restored) == whole(source)
+
+
+async def test_a_memory_in_very_many_runs_is_kept_in_few_pieces_and_the_event_loop_counts_none_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seeking: set[threading.Thread] = set()
+    seek = os.lseek
+
+    def seen(descriptor: int, at: int, whence: int) -> int:
+        seeking.add(threading.current_thread())
+        return seek(descriptor, at, whence)
+
+    with memory() as source, memory() as kept, memory() as restored:
+        for at in range(0, SIZE, 2 * mmap.PAGESIZE):
+            os.pwrite(source, b"x", at)
+        monkeypatch.setattr(os, "lseek", seen)
+        pieces = await copy_out(source, kept)
+        assert await pieces_of(source) == pieces
+        monkeypatch.undo()
+        assert len(pieces) == SIZE // PIECE
+        assert threading.main_thread() not in seeking
+        await copy_in(kept, pieces, restored)
         assert whole(restored) == whole(source)
 
 
@@ -223,6 +247,23 @@ async def test_a_draft_that_is_not_committed_leaves_nothing(tmp_path: Path) -> N
     with pytest.raises(RuntimeError), store.draft(KEY):
         raise RuntimeError("given up")
     assert nothing_in(tmp_path)
+
+
+async def test_a_snapshot_that_would_not_be_read_again_does_not_come_to_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SnapshotStore(tmp_path)
+    pieces = tuple(Piece(number * BLOCK, BLOCK, "0" * 64) for number in range(100))
+    monkeypatch.setattr(files, "_MOST_MANIFEST", len(manifest.encode(a_manifest(memory=pieces))))
+    with store.draft(KEY) as draft:
+        await store.commit(draft, a_manifest(memory=pieces))
+    with store.open(KEY) as stored:
+        assert stored.manifest.memory == pieces
+    await store.delete(KEY)
+    with pytest.raises(HostError) as refused, store.draft(KEY) as draft:
+        await store.commit(draft, a_manifest(memory=(*pieces, Piece(SIZE - BLOCK, BLOCK, "0" * 64))))
+    assert refused.value.code == "snapshot-large"
+    assert not store.has(KEY)
 
 
 async def test_a_commit_that_was_cancelled_too_late_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,12 @@ class SnapshotStore:
 
     async def commit(self, draft: Draft, manifest: Manifest) -> None:
         """Make the draft the VM's snapshot: durable first, then named. Who is cancelled when it has its name is not heard:
-        the snapshot counts, and what counts must not run on."""
+        the snapshot counts, and what counts must not run on.
+
+        Raises:
+            CapacityError: `disk-full`.
+            HostError: `snapshot-error`; `snapshot-large`, its pieces are more than would be read again.
+        """
         try:
             await in_thread(self._commit, draft, manifest)
         except asyncio.CancelledError:
@@ -106,9 +111,16 @@ class SnapshotStore:
     def _commit(self, draft: Draft, manifest: Manifest) -> None:
         place, final = self._place(draft.key, _NEW), self._place(draft.key)
         with _errors(place), ExitStack() as stack:
+            content = encode(manifest)
+            if len(content) > _MOST_MANIFEST:  # it would not be read again
+                raise HostError(
+                    "snapshot-large",
+                    f"the memory of VM {manifest.vm_id} lies in too many parts to be kept",
+                    resolution="Stop the VM instead, or give it less memory.",
+                )
             written = _opened(place / "manifest", os.O_WRONLY | os.O_CREAT | os.O_EXCL, stack)
             with os.fdopen(os.dup(written), "wb") as stream:
-                stream.write(encode(manifest))
+                stream.write(content)
             if manifest.memory is None:
                 (place / "memory").unlink()
             else:
