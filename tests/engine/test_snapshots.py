@@ -6,9 +6,10 @@ import asyncio
 import errno
 import mmap
 import os
+import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -228,7 +229,7 @@ def test_no_byte_of_a_manifest_can_change(at: int, change: int) -> None:
 
 async def test_a_snapshot_counts_when_it_is_committed_and_until_it_is_used(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path)
-    with store.draft(KEY) as draft:
+    async with store.draft(KEY) as draft:
         os.write(draft.state, b"state")
         assert not store.has(KEY)
         await store.commit(draft, a_manifest())
@@ -244,9 +245,45 @@ async def test_a_snapshot_counts_when_it_is_committed_and_until_it_is_used(tmp_p
 
 async def test_a_draft_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path)
-    with pytest.raises(RuntimeError), store.draft(KEY):
-        raise RuntimeError("given up")
+    with pytest.raises(RuntimeError):
+        async with store.draft(KEY):
+            raise RuntimeError("given up")
     assert nothing_in(tmp_path)
+
+
+async def test_who_is_cancelled_after_a_commit_is_not_so_before_its_draft_is_over(tmp_path: Path) -> None:
+    store, heard = SnapshotStore(tmp_path), False
+
+    async def work() -> None:
+        nonlocal heard
+        own = asyncio.current_task()
+        assert own is not None
+        async with store.draft(KEY) as draft:
+            await store.commit(draft, a_manifest())
+            own.cancel()
+        heard = True
+
+    await asyncio.wait({asyncio.create_task(work())})
+    assert heard
+    assert store.has(KEY)
+
+
+async def test_a_large_draft_that_is_given_up_is_removed_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, removed, remove = SnapshotStore(tmp_path), [], shutil.rmtree
+
+    def seen(path: Path, *, ignore_errors: bool) -> None:
+        if path.exists():
+            removed.append(threading.current_thread())
+        remove(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", seen)
+    with suppress(RuntimeError):
+        async with store.draft(KEY):
+            raise RuntimeError("given up")
+    assert len(removed) == 1
+    assert threading.main_thread() not in removed
 
 
 async def test_a_snapshot_that_would_not_be_read_again_does_not_come_to_count(
@@ -255,13 +292,14 @@ async def test_a_snapshot_that_would_not_be_read_again_does_not_come_to_count(
     store = SnapshotStore(tmp_path)
     pieces = tuple(Piece(number * BLOCK, BLOCK, "0" * 64) for number in range(100))
     monkeypatch.setattr(files, "_MOST_MANIFEST", len(manifest.encode(a_manifest(memory=pieces))))
-    with store.draft(KEY) as draft:
+    async with store.draft(KEY) as draft:
         await store.commit(draft, a_manifest(memory=pieces))
     with store.open(KEY) as stored:
         assert stored.manifest.memory == pieces
     await store.delete(KEY)
-    with pytest.raises(HostError) as refused, store.draft(KEY) as draft:
-        await store.commit(draft, a_manifest(memory=(*pieces, Piece(SIZE - BLOCK, BLOCK, "0" * 64))))
+    with pytest.raises(HostError) as refused:
+        async with store.draft(KEY) as draft:
+            await store.commit(draft, a_manifest(memory=(*pieces, Piece(SIZE - BLOCK, BLOCK, "0" * 64))))
     assert refused.value.code == "snapshot-large"
     assert not store.has(KEY)
 
@@ -276,7 +314,7 @@ async def test_a_commit_that_was_cancelled_too_late_counts(tmp_path: Path, monke
         asyncio.run_coroutine_threadsafe(go.wait(), loop).result()
 
     monkeypatch.setattr(store, "_commit", slowly)
-    with store.draft(KEY) as draft:
+    async with store.draft(KEY) as draft:
         committing = asyncio.create_task(store.commit(draft, a_manifest()))
         await entered.wait()
         committing.cancel()
@@ -297,7 +335,7 @@ async def test_a_directory_that_is_no_key_is_refused(tmp_path: Path) -> None:
 
 async def test_a_link_in_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path / "snapshots")
-    with store.draft(KEY) as draft:
+    async with store.draft(KEY) as draft:
         await store.commit(draft, a_manifest(memory=None))
     place = tmp_path / "snapshots" / KEY / "state"
     place.unlink()

@@ -46,8 +46,11 @@ async def take_snapshot(record: VmRecord, key: str, channel: GuestChannel, parts
     booted = (record.kernel, record.init) if record.kernel else (assets.kernel_hash, assets.initrd_hash)
     traits = await traits_of(backend, spec, *booted)
     wanted, free = await backend.state_bytes(spec, handle), await parts.storage.free_bytes()
-    with parts.room.claim(wanted, free), parts.snapshots.draft(key) as draft:
-        async with standing_still(backend, handle, channel, parts, draft.state) as memory:
+    with parts.room.claim(wanted, free):
+        async with (
+            parts.snapshots.draft(key) as draft,
+            standing_still(backend, handle, channel, parts, draft.state) as memory,
+        ):
             manifest = Manifest(
                 version=VERSION,
                 vm_id=spec.id,

@@ -18,8 +18,8 @@ import asyncio
 import errno
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,8 +76,8 @@ class SnapshotStore:
         """The VMs with a snapshot."""
         return frozenset(path.name for path in self._directory.iterdir() if is_key(path.name))
 
-    @contextmanager
-    def draft(self, key: str) -> Iterator[Draft]:
+    @asynccontextmanager
+    async def draft(self, key: str) -> AsyncIterator[Draft]:
         """Begin a snapshot. At the end of the block nothing of it is left unless it was committed.
 
         Raises:
@@ -85,14 +85,17 @@ class SnapshotStore:
             HostError: `snapshot-error`.
         """
         place = self._place(key, _NEW)
-        shutil.rmtree(place, ignore_errors=True)
-        with ExitStack() as stack:
-            stack.callback(shutil.rmtree, place, ignore_errors=True)
-            with _errors(place):
-                place.mkdir(mode=0o700)
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-                state, memory = (_opened(place / name, flags, stack) for name in ("state", "memory"))
-            yield Draft(key, state, memory)
+        await in_thread(shutil.rmtree, place, ignore_errors=True)
+        try:
+            with ExitStack() as stack:
+                with _errors(place):
+                    place.mkdir(mode=0o700)
+                    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+                    state, memory = (_opened(place / name, flags, stack) for name in ("state", "memory"))
+                yield Draft(key, state, memory)
+        finally:
+            if place.exists():  # else it was committed, and nobody may be cancelled here, where that counts
+                await in_thread(shutil.rmtree, place, ignore_errors=True)
 
     async def commit(self, draft: Draft, manifest: Manifest) -> None:
         """Make the draft the VM's snapshot: durable first, then named. Who is cancelled when it has its name is not heard:
