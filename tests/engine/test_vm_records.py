@@ -131,6 +131,20 @@ async def test_a_vm_that_cannot_be_written_down_is_not_made(rig: EngineRig, full
     assert manager.list_vms() == ()
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+async def test_a_disk_without_room_is_told_as_such_whatever_the_kernel_calls_it(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    manager = rig.manager()
+    monkeypatch.setattr(Records, "_lay", refuse)
+    with pytest.raises(CapacityError) as raised:
+        manager.create(rig.spec("one", "serve"))
+    assert raised.value.code == "disk-full"
+
+
 async def test_of_copies_that_cannot_all_be_written_down_there_is_none(
     rig: EngineRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

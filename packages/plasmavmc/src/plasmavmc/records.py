@@ -18,7 +18,6 @@ whose snapshot counts sleeps (`sleeping`).
 from __future__ import annotations
 
 import asyncio
-import errno
 import itertools
 import os
 from collections import defaultdict
@@ -30,7 +29,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from plasmavmc.errors import CapacityError, HostError, PlasmaError
+from plasmavmc.errors import HostError, PlasmaError, disk_full, is_disk_full
 from plasmavmc.host.threads import in_thread
 from plasmavmc.states import VmState
 from plasmavmc.types import VmHandle, VmSpec, VmStatus, vm_key
@@ -40,7 +39,6 @@ COPYING = "copy"
 RETRY_S = 5.0
 """From an attempt to write what could not be written to the next."""
 _ADDRESSES = (IPv4Address, IPv4Network, IPv6Address, IPv6Network)
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _OUTLIVES_HOST = frozenset({VmState.SUSPENDING, VmState.SUSPENDED, VmState.RESUMING})
 """There is, or may be, a snapshot that counts."""
 
@@ -247,9 +245,8 @@ def _outlives_host(status: VmStatus) -> bool:
 
 def _refused(vm_id: str, error: OSError) -> PlasmaError:
     words = f"what VM {vm_id} has become cannot be written down"
-    if error.errno in _FULL:
-        resolution = "Free space, or give the data directory a larger disk."
-        return CapacityError("disk-full", f"{words}: no space is left", resolution=resolution)
+    if is_disk_full(error):
+        return disk_full(f"{words}: no space is left")
     return HostError(
         "record-error", f"{words}: {error.strerror or error}", resolution="See to the data directory's disk."
     )

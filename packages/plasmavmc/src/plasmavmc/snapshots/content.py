@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from plasmavmc.errors import CapacityError, HostError
+from plasmavmc.errors import CapacityError, HostError, disk_full, is_disk_full
 from plasmavmc.host.names import GUEST_MEMORY
 from plasmavmc.host.ranges import read_range, write_range
 from plasmavmc.host.threads import in_thread
@@ -32,7 +32,6 @@ PIECE = 2 * 1024 * 1024
 BLOCK = 64 * 1024
 THREADS = 2
 _ZEROS = bytes(BLOCK)
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def new_memory(size: int) -> int:
@@ -221,10 +220,6 @@ def _refusals() -> Iterator[None]:
 
 
 def _refused(error: OSError) -> HostError | CapacityError:
-    if error.errno in _FULL:
-        return CapacityError(
-            "disk-full",
-            "no space left for a snapshot",
-            resolution="Free space, or give the data directory a larger disk.",
-        )
+    if is_disk_full(error):
+        return disk_full("no space left for a snapshot")
     return HostError("snapshot-error", f"a snapshot cannot be copied: {error.strerror or error}")

@@ -15,7 +15,6 @@ a copy that was verified.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -23,14 +22,13 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from plasmavmc.errors import CapacityError, HostError, InvalidSpecError
+from plasmavmc.errors import HostError, InvalidSpecError, disk_full, is_disk_full
 from plasmavmc.host.names import is_key
 from plasmavmc.host.threads import in_thread
 from plasmavmc.snapshots.manifest import Manifest, damaged, decode, encode
 
 _NEW, _USED = ".new", ".used"
 _MOST_MANIFEST = 64 * 1024 * 1024
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +221,6 @@ def _errors(place: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise damaged(f"{Path(str(error.filename)).name} is missing") from error
     except OSError as error:
-        if error.errno in _FULL:
-            raise CapacityError(
-                "disk-full",
-                "no space left for a snapshot",
-                resolution="Free space, or give the data directory a larger disk.",
-            ) from error
+        if is_disk_full(error):
+            raise disk_full("no space left for a snapshot") from error
         raise HostError("snapshot-error", f"{place}: {error.strerror or error}") from error
