@@ -42,8 +42,8 @@ class HeldVms(dict[str, V]):
             raise NotFoundError("no-such-vm", f"no VM {handle.vm_id} is held by this backend") from None
 
     async def end(self, handle: VmHandle, found: W | None, how: Callable[[W], Awaitable[None]]) -> None:
-        """End the VMM that was found for a VM, if one was. That of a VM which is not held was found for this alone, and is let
-        go of again."""
+        """End the VMM that was found for a VM, if one was. That of a VM that is not held was found for this alone, and is
+        let go of again."""
         if found is None:
             return
         held = handle.vm_id in self
