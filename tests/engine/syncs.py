@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ class Syncs:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: list[str] = []
+        self.in_event_loop: list[str] = []
+        """Those for which nobody else could go on meanwhile."""
         self.refused: set[str] = set()
         """Names of files that the disk does not take."""
         self._sync = os.fsync
@@ -25,3 +28,5 @@ class Syncs:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         self._sync(descriptor)
         self.names.append(name)
+        if threading.current_thread() is threading.main_thread():
+            self.in_event_loop.append(name)

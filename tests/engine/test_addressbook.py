@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from collections.abc import Iterator
@@ -242,6 +243,31 @@ async def test_a_node_s_network_remembers_its_addresses_over_a_restart(path: Pat
     before = await address(first, "aaaaaaaaaaaa")
     await first.release("aaaaaaaaaaaa")
     assert await address(network(), "bbbbbbbbbbbb") != before
+
+
+async def test_no_vm_s_start_keeps_the_event_loop_waiting_for_the_disk(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = MemoryNetwork(HostNames.of("ins_a"), SUBNET, lambda: 0.0, book=AddressBook(SUBNET, path))
+    await network.setup_tap("aaaaaaaaaaaa", NetworkSpec("nic_a", "net_a"), opened=False)
+    syncs = Syncs(monkeypatch)
+    keys = [f"{chr(ord('b') + number)}aaaaaaaaaaa" for number in range(4 * STEP)]
+    setups = (network.setup_tap(key, NetworkSpec(f"nic_{key}", "net_a"), opened=False) for key in keys)
+    attached = await asyncio.gather(*setups)
+    assert len({each.lease.ipv4 for each in attached}) == len(keys)
+    assert syncs.in_event_loop == []
+    assert len(syncs.names) == 4
+    nobody_had = rest(pool_of(path))[: ROOM - 5 * STEP]
+    assert not {each.lease.ipv4 for each in attached} & set(nobody_had)
+
+
+async def test_an_address_that_is_claimed_while_it_is_entered_is_given_to_nobody_else(path: Path) -> None:
+    pool = pool_of(path)
+    looking = asyncio.create_task(pool.look_ahead())
+    await asyncio.sleep(0)
+    pool.claim("other", place(2))
+    await looking
+    assert pool.take("vm") == place(3)
 
 
 class Restarts(RuleBasedStateMachine):

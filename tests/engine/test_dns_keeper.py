@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+import pytest
 from structlog.testing import capture_logs
 
 from plasmavmc.host.configuration import HelperConfiguration
 from plasmavmc.host.memory import MemoryHost
 from plasmavmc.host.operations import RESOLVER_CGROUP, Bridge, ProcessId
 from plasmavmc.host.processes import is_alive
+from plasmavmc.network.dns import keeper as keeper_module
 from plasmavmc.network.dns.keeper import ResolverKeeper
 from plasmavmc.network.dns.probing import answers
 from tests.contract.host_rig import eventually
@@ -100,3 +103,37 @@ async def test_it_is_placed_in_its_cgroup_also_where_it_is_adopted_and_told_wher
         assert (second.process, host.placed) == (process, {process: RESOLVER_CGROUP})
         assert [each["event"] for each in said if each["log_level"] == "warning"] == ["resolver.unlimited"]
         await second.close(keep=True)
+
+
+async def test_a_keeper_without_descriptors_ends_nobody_and_starts_a_resolver_when_it_has_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, out_of_descriptors, refused = a_host(), False, 0
+
+    def asked() -> bool:
+        if out_of_descriptors:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return True
+
+    start = keeper_module.start_daemon
+
+    def start_daemon(argv: Sequence[str], sockets: Sequence[int]) -> int:
+        nonlocal refused
+        if out_of_descriptors:
+            refused += 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return start(argv, sockets)
+
+    monkeypatch.setattr(keeper_module, "start_daemon", start_daemon)
+    monkeypatch.setattr(keeper_module, "_RETRY_S", 0.1)
+    async with kept(host, tmp_path, asked) as keeper:
+        first = keeper.process
+        assert first is not None
+        with capture_logs() as said:
+            out_of_descriptors = True
+            await eventually(lambda: any(line["event"] == "resolver.not_asked" for line in said), "it cannot ask")
+            assert is_alive(first)
+            os.kill(first.pid, signal.SIGKILL)
+            await eventually(lambda: refused > 1, "it tries to start another", WITHIN_S)
+            out_of_descriptors = False
+            await eventually(lambda: keeper.process not in (None, first), "another runs", WITHIN_S)

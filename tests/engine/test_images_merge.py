@@ -60,6 +60,15 @@ def refusal(*layers: bytes, limits: ImageLimits = ImageLimits(), compress: str =
     return caught.value.code
 
 
+@pytest.mark.parametrize("size", [0, 1])
+def test_many_small_files_take_few_steps_and_may_be_given_up_between(size: int) -> None:
+    """Each step is one way to a thread and back."""
+    files = 5000
+    data = layer(*(entry(f"{number:05}", b"x" * size) for number in range(files)))
+    steps = sum(1 for _ in merge([Layer(io.BytesIO(data), len(data), digest_of(data))], ImageLimits()))
+    assert files // 512 < steps < files // 20
+
+
 class TestWhatLayersLeave:
     @pytest.mark.parametrize("more", [0, 1, 24, 24 + 512])
     def test_a_layer_may_end_after_the_content_of_its_last_file(self, more: int) -> None:

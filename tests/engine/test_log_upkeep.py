@@ -29,7 +29,7 @@ async def keeping_up(rig: EngineRig, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
         while not manager.get(f"vm_{name}").status.reason:
             revision = await manager.changed(revision)
     await manager.delete("vm_gone")
-    task = asyncio.create_task(assembly.keep_up(manager, rig.parts, 0))
+    task = asyncio.create_task(assembly.keep_up(manager, rig.parts, 0, asyncio.Event().wait))
     try:
         yield task
     finally:

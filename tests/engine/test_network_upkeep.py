@@ -54,18 +54,27 @@ class FailingImages(ImageStore):
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("gone"), HostError("disk-error", "bad"), RuntimeError("a defect")])
-async def test_images_that_cannot_be_collected_leave_the_rules_healed_and_are_tried_again(
+async def test_images_that_cannot_be_collected_and_a_resolver_that_cannot_be_kept_leave_the_rules_healed_and_are_tried_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
 ) -> None:
     monkeypatch.setattr(assembly, "HEAL_EVERY_S", 0.0)
     monkeypatch.setattr(assembly, "COLLECT_EVERY_S", 0.0)
     network = MemoryNetwork(HostNames.of("ins_a"), IPv4Network("10.64.16.0/20"), lambda: 0.0)
-    images = FailingImages(tmp_path, error)
+    images, resolving = FailingImages(tmp_path, error), False
+
+    async def resolver() -> None:
+        nonlocal resolving
+        if not images.collected:
+            raise error
+        resolving = True
+        await asyncio.Event().wait()
+
     parts = cast(EngineParts, SimpleNamespace(network=network, images=images))
-    keeping = asyncio.create_task(assembly.keep_up(cast(VmManager, SimpleNamespace()), parts, 1))
+    keeping = asyncio.create_task(assembly.keep_up(cast(VmManager, SimpleNamespace()), parts, 1, resolver))
     await until(lambda: images.collected, keeping)
     network.wiped = "the table"
     await until(lambda: not network.wiped, keeping)
+    await until(lambda: resolving, keeping)
     keeping.cancel()
     await asyncio.wait({keeping})
 

@@ -6,8 +6,10 @@ import asyncio
 import errno
 import mmap
 import os
+import shutil
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plasmavmc.errors import CapacityError, HostError, InvalidSpecError
-from plasmavmc.snapshots import content, manifest
+from plasmavmc.snapshots import content, files, manifest
 from plasmavmc.snapshots.content import BLOCK, PIECE, copy_in, copy_out, digest, new_memory, pieces_of, seal
 from plasmavmc.snapshots.files import Draft, SnapshotStore
 from plasmavmc.snapshots.manifest import VERSION, Manifest, Piece
@@ -68,6 +70,29 @@ async def test_memory_comes_back_as_it_was_and_only_what_has_content_is_kept(tmp
         assert os.fstat(file.fileno()).st_blocks * 512 <= 6 * BLOCK
         assert os.fstat(file.fileno()).st_size == SIZE
         await copy_in(file.fileno(), pieces, restored)
+        assert whole(restored) == whole(source)
+
+
+async def test_a_memory_in_very_many_runs_is_kept_in_few_pieces_and_the_event_loop_counts_none_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seeking: set[threading.Thread] = set()
+    seek = os.lseek
+
+    def seen(descriptor: int, at: int, whence: int) -> int:
+        seeking.add(threading.current_thread())
+        return seek(descriptor, at, whence)
+
+    with memory() as source, memory() as kept, memory() as restored:
+        for at in range(0, SIZE, 2 * mmap.PAGESIZE):
+            os.pwrite(source, b"x", at)
+        monkeypatch.setattr(os, "lseek", seen)
+        pieces = await copy_out(source, kept)
+        assert await pieces_of(source) == pieces
+        monkeypatch.undo()
+        assert len(pieces) == SIZE // PIECE
+        assert threading.main_thread() not in seeking
+        await copy_in(kept, pieces, restored)
         assert whole(restored) == whole(source)
 
 
@@ -204,7 +229,7 @@ def test_no_byte_of_a_manifest_can_change(at: int, change: int) -> None:
 
 async def test_a_snapshot_counts_when_it_is_committed_and_until_it_is_used(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path)
-    with store.draft(KEY) as draft:
+    async with store.draft(KEY) as draft:
         os.write(draft.state, b"state")
         assert not store.has(KEY)
         await store.commit(draft, a_manifest())
@@ -220,9 +245,63 @@ async def test_a_snapshot_counts_when_it_is_committed_and_until_it_is_used(tmp_p
 
 async def test_a_draft_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path)
-    with pytest.raises(RuntimeError), store.draft(KEY):
-        raise RuntimeError("given up")
+    with pytest.raises(RuntimeError):
+        async with store.draft(KEY):
+            raise RuntimeError("given up")
     assert nothing_in(tmp_path)
+
+
+async def test_who_is_cancelled_after_a_commit_is_not_so_before_its_draft_is_over(tmp_path: Path) -> None:
+    store, heard = SnapshotStore(tmp_path), False
+
+    async def work() -> None:
+        nonlocal heard
+        own = asyncio.current_task()
+        assert own is not None
+        async with store.draft(KEY) as draft:
+            await store.commit(draft, a_manifest())
+            own.cancel()
+        heard = True
+
+    await asyncio.wait({asyncio.create_task(work())})
+    assert heard
+    assert store.has(KEY)
+
+
+async def test_a_large_draft_that_is_given_up_is_removed_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, removed, remove = SnapshotStore(tmp_path), [], shutil.rmtree
+
+    def seen(path: Path, *, ignore_errors: bool) -> None:
+        if path.exists():
+            removed.append(threading.current_thread())
+        remove(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", seen)
+    with suppress(RuntimeError):
+        async with store.draft(KEY):
+            raise RuntimeError("given up")
+    assert len(removed) == 1
+    assert threading.main_thread() not in removed
+
+
+async def test_a_snapshot_that_would_not_be_read_again_does_not_come_to_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SnapshotStore(tmp_path)
+    pieces = tuple(Piece(number * BLOCK, BLOCK, "0" * 64) for number in range(100))
+    monkeypatch.setattr(files, "_MOST_MANIFEST", len(manifest.encode(a_manifest(memory=pieces))))
+    async with store.draft(KEY) as draft:
+        await store.commit(draft, a_manifest(memory=pieces))
+    with store.open(KEY) as stored:
+        assert stored.manifest.memory == pieces
+    await store.delete(KEY)
+    with pytest.raises(HostError) as refused:
+        async with store.draft(KEY) as draft:
+            await store.commit(draft, a_manifest(memory=(*pieces, Piece(SIZE - BLOCK, BLOCK, "0" * 64))))
+    assert refused.value.code == "snapshot-large"
+    assert not store.has(KEY)
 
 
 async def test_a_commit_that_was_cancelled_too_late_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +314,7 @@ async def test_a_commit_that_was_cancelled_too_late_counts(tmp_path: Path, monke
         asyncio.run_coroutine_threadsafe(go.wait(), loop).result()
 
     monkeypatch.setattr(store, "_commit", slowly)
-    with store.draft(KEY) as draft:
+    async with store.draft(KEY) as draft:
         committing = asyncio.create_task(store.commit(draft, a_manifest()))
         await entered.wait()
         committing.cancel()
@@ -256,7 +335,7 @@ async def test_a_directory_that_is_no_key_is_refused(tmp_path: Path) -> None:
 
 async def test_a_link_in_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path / "snapshots")
-    with store.draft(KEY) as draft:
+    async with store.draft(KEY) as draft:
         await store.commit(draft, a_manifest(memory=None))
     place = tmp_path / "snapshots" / KEY / "state"
     place.unlink()

@@ -294,7 +294,7 @@ STEPS = (
     "plasmavmc.storage.memory.MemoryStorage.make_durable",
     "plasmavmc.snapshots.files.SnapshotStore.commit",
     "plasmavmc.storage.memory.MemoryStorage.create",
-    "plasmavmc.records.Records.save",
+    "plasmavmc.records.Records.store",
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -13,7 +14,9 @@ import pytest
 
 from plasmavmc.errors import CapacityError, HostError
 from plasmavmc.policy import Opening
-from plasmavmc.records import Records
+from plasmavmc.records import Records, VmRecord
+from plasmavmc.snapshots.files import Draft, SnapshotStore
+from plasmavmc.snapshots.manifest import Manifest
 from plasmavmc.states import VmState
 from plasmavmc.types import ForkIdentity
 from tests.engine.engine_rig import EngineRig
@@ -29,14 +32,31 @@ class Full:
         self.asked = 0
 
     def on(self) -> None:
-        def refuse(_self: Records, _record: object) -> NoReturn:
+        def refuse(_self: Records, _fresh: Path, _record: object, *, sync: bool) -> NoReturn:
             self.asked += 1
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        self._patches.setattr(Records, "_write", refuse)
+        self._patches.setattr(Records, "_lay", refuse)
 
     def off(self) -> None:
         self._patches.undo()
+
+
+class Slow:
+    """For the block the disk takes its time for a file."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch, self._sync = monkeypatch, os.fsync
+
+    def __enter__(self) -> None:
+        def slowly(descriptor: int) -> None:
+            time.sleep(0.05)
+            self._sync(descriptor)
+
+        self._monkeypatch.setattr(os, "fsync", slowly)
+
+    def __exit__(self, *_: object) -> None:
+        self._monkeypatch.setattr(os, "fsync", self._sync)
 
 
 @pytest.fixture
@@ -111,18 +131,32 @@ async def test_a_vm_that_cannot_be_written_down_is_not_made(rig: EngineRig, full
     assert manager.list_vms() == ()
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+async def test_a_disk_without_room_is_told_as_such_whatever_the_kernel_calls_it(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    manager = rig.manager()
+    monkeypatch.setattr(Records, "_lay", refuse)
+    with pytest.raises(CapacityError) as raised:
+        manager.create(rig.spec("one", "serve"))
+    assert raised.value.code == "disk-full"
+
+
 async def test_of_copies_that_cannot_all_be_written_down_there_is_none(
     rig: EngineRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager = await running(rig, safe=True)
-    write = Records._write
+    lay = Records._lay
 
-    def first_only(self: Records, record: object) -> None:
-        if getattr(record, "spec").id == "vm_three":  # noqa: B009
+    def first_only(self: Records, fresh: Path, record: VmRecord, *, sync: bool) -> None:
+        if record.spec.id == "vm_three":
             raise OSError(errno.EIO, "Input/output error")
-        write(self, record)  # type: ignore[arg-type]
+        lay(self, fresh, record, sync=sync)
 
-    monkeypatch.setattr(Records, "_write", first_only)
+    monkeypatch.setattr(Records, "_lay", first_only)
     with pytest.raises(HostError, match="vm_three"):
         await manager.fork("vm_one", [ForkIdentity("vm_two", "two"), ForkIdentity("vm_three", "three")])
     assert [vm.spec.id for vm in manager.list_vms()] == ["vm_one"]
@@ -195,12 +229,80 @@ async def test_the_record_of_a_vm_that_outlives_its_host_is_on_the_disk_before_i
     manager = await running(rig)
     (record,) = rig.parts.records.load()
     syncs = Syncs(monkeypatch)
-    rig.parts.records.save(replace(record, status=replace(record.status, state=S.STARTING)))
+    await rig.parts.records.store(replace(record, status=replace(record.status, state=S.STARTING)))
     assert syncs.names == []
-    rig.parts.records.save(replace(record, status=replace(record.status, state=state)))
+    await rig.parts.records.store(replace(record, status=replace(record.status, state=state)))
     assert syncs.names[0].endswith(".new")
-    assert ("vms" in syncs.names) is (state is S.SUSPENDED)
+    assert syncs.names[1:] == ["vms"]
     await manager.close(keep_vms=True)
+
+
+async def test_a_vm_falls_asleep_and_wakes_without_the_event_loop_s_waiting_for_the_disk(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig)
+    syncs = Syncs(monkeypatch)
+    await manager.suspend("vm_one")
+    await manager.restrict("vm_one", ())
+    await manager.resume("vm_one")
+    assert syncs.in_event_loop == []
+    assert len([name for name in syncs.names if name.endswith(".new")]) >= 3
+    await manager.close(keep_vms=True)
+
+
+async def test_a_snapshot_comes_to_count_when_its_vm_is_on_the_disk_and_counts_until_that_is_known_to_wake(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig)
+    seen: list[VmState] = []
+    commit, use = SnapshotStore.commit, SnapshotStore.use
+
+    async def committed(self: SnapshotStore, draft: Draft, manifest: Manifest) -> None:
+        seen.append(stored(rig))
+        await commit(self, draft, manifest)
+
+    async def used(self: SnapshotStore, key: str) -> None:
+        seen.append(stored(rig))
+        await use(self, key)
+
+    monkeypatch.setattr(SnapshotStore, "commit", committed)
+    monkeypatch.setattr(SnapshotStore, "use", used)
+    with Slow(monkeypatch):
+        await manager.suspend("vm_one")
+        assert stored(rig) is S.SUSPENDED
+        await manager.resume("vm_one")
+    assert seen == [S.SUSPENDING, S.RESUMING]
+    assert stored(rig) is S.RUNNING
+
+
+async def test_a_record_that_a_thread_still_writes_is_not_put_over_a_newer_one(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig)
+    (record,) = rig.parts.records.load()
+    records = rig.parts.records
+    asleep, ended = (replace(record, status=replace(record.status, state=each)) for each in (S.SUSPENDED, S.STOPPED))
+    with Slow(monkeypatch):
+        records.keep(asleep)
+        records.save(ended)
+        await records.settled("vm_one")
+        assert stored(rig) is S.STOPPED
+        records.keep(replace(asleep, generation=1))
+        records.keep(replace(asleep, generation=2))
+        await records.settled("vm_one")
+        assert [each.generation for each in records.load()] == [2]
+        records.keep(asleep)
+        records.delete("vm_one")
+        await records.settled("vm_one")
+    assert list((rig.directory / "vms").iterdir()) == []
+    await manager.close(keep_vms=True)
+
+
+async def test_what_a_killed_engine_was_writing_is_gone_with_the_next(rig: EngineRig) -> None:
+    await running(rig)
+    (rig.directory / "vms" / "aaaaaaaaaaaa.7.new").write_bytes(b"{")
+    Records(rig.directory / "vms")
+    assert [path.suffixes for path in (rig.directory / "vms").iterdir()] == [[".json"]]
 
 
 async def test_a_copy_of_a_vm_does_not_wait_for_the_disk(rig: EngineRig, monkeypatch: pytest.MonkeyPatch) -> None:

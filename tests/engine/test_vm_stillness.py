@@ -244,6 +244,24 @@ async def test_a_guest_that_stands_still_for_a_copy_runs_on_to_end_in_its_own_wa
     assert await snapshots(manager) == 0
 
 
+async def test_a_snapshot_that_was_broken_off_is_taken_once_when_it_is_asked_for_again(
+    rig: EngineRig, copies: Copies
+) -> None:
+    manager = await running(rig)
+    copy = taking(manager)
+    await eventually(lambda: copies.begun)
+    stopping = asyncio.create_task(manager.stop("vm_one", 0))
+    await turns()
+    copies.let_go("vol_1")
+    assert await refused(copy) == "volume-busy"
+    await stopping
+    await taking(manager)
+    assert await snapshots(manager) == 1
+    await taking(manager)
+    assert copies.begun == ["vol_1", "vol_1"]
+    assert await snapshots(manager) == 1
+
+
 @pytest.mark.parametrize("end", ["stop", "delete", "close", "let go"])
 async def test_an_end_waits_for_no_copy(rig: EngineRig, copies: Copies, end: str) -> None:
     manager = await running(rig, TWO)

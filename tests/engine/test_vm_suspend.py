@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from plasmavmc.errors import CapacityError, ConflictError, GuestError, HostError, NotFoundError
-from plasmavmc.guest.api import GuestConfig
+from plasmavmc.guest.api import GuestCard, GuestChannel, GuestConfig
 from plasmavmc.guest.boot import BootAssets, find_assets
 from plasmavmc.guest.memory import MemoryGuest, Script
-from plasmavmc.hypervisor.memory import Faults, PretendedVmms
+from plasmavmc.hypervisor.memory import Faults, MemoryBackend, PretendedVmms
 from plasmavmc.manager import VmManager
-from plasmavmc.types import ExecSpec, vm_key
+from plasmavmc.types import ExecSpec, ForkIdentity, VmHandle, vm_key
 from tests.engine.engine_rig import EngineRig
 from tests.engine.suspend_rig import (
     S,
@@ -242,7 +242,9 @@ async def test_a_vm_that_is_stopped_while_it_is_suspended_ends_gracefully(rig: E
     suspending = asyncio.create_task(manager.suspend("vm_one"))
     await eventually(rig.vmms.standing_still)
     await manager.stop("vm_one")
-    assert (await asyncio.gather(suspending, return_exceptions=True))[0] is not None
+    with pytest.raises(ConflictError) as told:
+        await suspending
+    assert told.value.code == "vm-stopping"
     status = manager.get("vm_one").status
     assert (status.state, status.exit_code) == (S.STOPPED, 143)
     await only_snapshots(rig)
@@ -423,7 +425,44 @@ async def test_a_vm_that_is_stopped_while_it_is_resumed_ends(rig: EngineRig) -> 
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     await manager.stop("vm_one")
-    await asyncio.gather(resuming, return_exceptions=True)
+    with pytest.raises(ConflictError) as told:
+        await resuming
+    assert told.value.code == "vm-stopping"
     assert manager.get("vm_one").status.state is S.STOPPED
     await only_snapshots(rig)
     assert not rig.vmms.living()
+
+
+async def test_a_vm_that_is_stopped_while_it_is_copied_ends_gracefully_and_who_copies_is_told(rig: EngineRig) -> None:
+    manager = await running(rig, safe=True)
+    await slowly(rig)
+    copying = asyncio.create_task(manager.fork("vm_one", [ForkIdentity("vm_two", "two")]))
+    await eventually(rig.vmms.standing_still)
+    assert (await manager.stop("vm_one")).status.exit_code == 143
+    with pytest.raises(ConflictError) as told:
+        await copying
+    assert told.value.code == "vm-stopping"
+
+
+async def test_a_vm_whose_snapshot_is_used_up_wakes_before_it_is_stopped_gracefully(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig)
+    await manager.suspend("vm_one")
+    waking, go_on, wake = asyncio.Event(), asyncio.Event(), MemoryBackend.wake_vm
+
+    async def slow(backend: MemoryBackend, handle: VmHandle, card: GuestCard) -> GuestChannel:
+        waking.set()
+        await go_on.wait()
+        return await wake(backend, handle, card)
+
+    monkeypatch.setattr(MemoryBackend, "wake_vm", slow)
+    resuming = asyncio.create_task(manager.resume("vm_one"))
+    await waking.wait()
+    stopping = asyncio.create_task(manager.stop("vm_one"))
+    await asyncio.sleep(0)
+    go_on.set()
+    status = (await stopping).status
+    assert (status.state, status.reason_code, status.exit_code) == (S.STOPPED, "stopped", 143)
+    await resuming
+    await only_snapshots(rig)

@@ -35,7 +35,7 @@ def a_manifest() -> Manifest:
 
 
 async def kept(store: SnapshotStore) -> None:
-    with store.draft(KEY) as draft:
+    async with store.draft(KEY) as draft:
         await store.commit(draft, a_manifest())
 
 

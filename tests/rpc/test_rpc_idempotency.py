@@ -12,7 +12,7 @@ import pytest
 from plasmavmc.errors import CapacityError, ConflictError, InvalidSpecError, NotFoundError, UnavailableError
 from plasmavmc.rpc.access import EVERYTHING, Action, Decision, Principal, Reach
 from plasmavmc.rpc.gate import Call, _current
-from plasmavmc.rpc.idempotency import KEPT_S, MAX_ANSWERS, Answers
+from plasmavmc.rpc.idempotency import KEPT_S, MAX_ANSWERS, WRITES_EACH, Answers
 from plasmavmc.rpc.v1 import types_pb2, vm_pb2
 from plasmavmc.states import VmState
 from tests.rpc.rpc_rig import ACME, RpcRig, running, until
@@ -81,6 +81,26 @@ async def test_an_id_with_another_request_is_refused(bench: Bench) -> None:
         await bench.start("r1", "vm_2")
     assert refused.value.code == "request-id-reused"
     assert bench.done == ["vm_1"]
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_writes_whose_callers_leave_count_until_they_are_done(bench: Bench, named: bool) -> None:
+    bench.gate.clear()
+    for number in range(WRITES_EACH):
+        caller = bench.begin(f"r{number}" if named else "")
+        await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.wait({caller})
+    with pytest.raises(CapacityError) as refused:
+        async with asyncio.timeout(5.0):
+            await bench.start("more")
+    assert refused.value.code == "too-many"
+    others = bench.begin("r0", who="other")
+    if named:
+        others = bench.begin("r0")  # what is under way already is no more for it
+    bench.gate.set()
+    await others
+    await bench.start("more")
 
 
 async def test_ids_of_two_principals_are_two(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import grpc
 import pytest
@@ -296,6 +296,72 @@ async def test_an_upload_that_is_broken_off_leaves_nothing(rig: RpcRig) -> None:
 
         await until(gone, "the upload is given up")
         assert [image.names async for image in client.images.list_images()] == [("sample:latest",)]
+
+
+def blobs_of(rig: RpcRig) -> list[Path]:
+    return list((rig.engine.directory / "blobs" / "sha256").glob("*/*"))
+
+
+@pytest.mark.parametrize("left", [False, True])
+async def test_an_upload_whose_image_is_refused_leaves_no_blobs(
+    rig: RpcRig, monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    building = asyncio.Event()
+
+    async def refuses(*_: object) -> NoReturn:
+        assert blobs_of(rig), "they are here, and not yet an image's"
+        building.set()
+        if left:
+            await asyncio.Event().wait()
+        raise ImageError("image-tar", "a layer is no tar")
+
+    async with rig.client("operator") as client:
+        await register(client, upload("kept"), docker_save([layer(entry("a", b"kept"))]))
+        kept = sorted(blobs_of(rig))
+        monkeypatch.setattr(rig.images._store, "ensure", refuses)
+        told = asyncio.create_task(register(client, upload("app"), oci_layout(hello())))
+        await building.wait()
+        if left:
+            told.cancel()
+        with pytest.raises(asyncio.CancelledError if left else ImageError):
+            await told
+
+        async def gone() -> bool:
+            return sorted(blobs_of(rig)) == kept
+
+        await until(gone, "what it brought in is gone")
+
+
+async def test_a_pulled_image_that_is_refused_leaves_no_blobs_and_one_that_broke_off_goes_on(
+    rig: RpcRig, registry: RegistryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.push(hello(), "app:v1")
+    order = ImageOrder(OURS, f"{registry.host}/app:v1")
+
+    def fails(error: Exception) -> None:
+        async def refuses(*_: object) -> NoReturn:
+            raise error
+
+        monkeypatch.setattr(rig.images._store, "ensure", refuses)
+
+    async with rig.client("operator") as client:
+        fails(UnavailableError("registry-unreachable", "it went away"))
+        with pytest.raises(UnavailableError):
+            await register(client, order)
+        assert blobs_of(rig)
+        fails(ImageError("image-tar", "a layer is no tar"))
+        with pytest.raises(ImageError):
+            await register(client, order)
+        assert not blobs_of(rig)
+
+
+async def test_within_a_budget_what_no_image_needs_and_nobody_comes_back_for_goes(rig: RpcRig) -> None:
+    blobs = rig.images._blobs
+    long_ago, just_now = await blobs.put(b"long ago"), await blobs.put(b"just now")
+    then = time.time() - 2 * images_of_the_server.UNWANTED_S
+    os.utime(blobs.path(long_ago), (then, then))
+    assert await rig.images.collect(1 << 40) == ()
+    assert (blobs.has(long_ago), blobs.has(just_now)) == (False, True)
 
 
 async def test_chunks_that_cannot_be_read_are_the_callers_own_error(rig: RpcRig) -> None:

@@ -7,6 +7,11 @@ away by itself, a permanent one will not. Transport codes (HTTP, gRPC) are mappe
 
 from __future__ import annotations
 
+import errno
+
+MORE_ROOM = "Free space, or give the data directory a larger disk."
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 
 class PlasmaError(Exception):
     """Base of all errors of the engine."""
@@ -53,6 +58,16 @@ class CapacityError(PlasmaError):
     """The host has no room: memory, addresses, disk, descriptors."""
 
     temporary = True
+
+
+def is_disk_full(error: OSError) -> bool:
+    """The disk has no room, or not for a file of that size, or not for us."""
+    return error.errno in _DISK_FULL
+
+
+def disk_full(brief: str, *, resolution: str = MORE_ROOM) -> CapacityError:
+    """What `is_disk_full` is outside."""
+    return CapacityError("disk-full", brief, resolution=resolution)
 
 
 class UnavailableError(PlasmaError):

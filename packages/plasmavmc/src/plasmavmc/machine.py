@@ -165,19 +165,25 @@ class Machine:
         if not self.spec.networks:
             return
         await self._parts.network.restrict(self.key, egress)
-        self._note(replace(self.spec.networks[0], egress=egress))
+        await self._note(replace(self.spec.networks[0], egress=egress))
 
     async def screen(self, identity: str, ingress: Ingress) -> None:
         """Change what it is known by, and what may be opened to it; as `restrict`."""
         if not self.spec.networks:
             return
         await self._parts.network.screen(self.key, identity, ingress)
-        self._note(replace(self.spec.networks[0], identity=identity, ingress=ingress))
+        await self._note(replace(self.spec.networks[0], identity=identity, ingress=ingress))
 
-    def _note(self, network: NetworkSpec) -> None:
-        record = replace(self.record, spec=replace(self.spec, networks=(network,)))
-        self._parts.records.save(record)
-        self.record = record
+    async def _note(self, network: NetworkSpec) -> None:
+        before = self.spec
+        self.record = replace(self.record, spec=replace(before, networks=(network,)))
+        try:
+            await self._parts.records.store(self.record)
+        except PlasmaError:
+            if self.spec.networks == (network,):  # else it was changed again since, and what that wrote holds this too
+                self.record = replace(self.record, spec=before)
+                self._parts.records.keep(self.record)
+            raise
         self._changed()
 
     async def stop(self, grace_s: float) -> None:
@@ -525,7 +531,7 @@ class Machine:
             guest_ready=False,
             endpoints=(),
             private_address="",
-            log_tail=self._last_lines(),
+            log_tail=self._listener.last_lines(TAIL_LINES),
         )
         self.record = replace(self.record, status=status)
         self._parts.records.keep(self.record)
@@ -533,14 +539,6 @@ class Machine:
         failed = state is VmState.FAILED or exit_code is None
         self._listener.ended(GuestError(code, reason) if failed else ExecExit(exit_code or 0))
         self._changed()
-
-    def _last_lines(self) -> tuple[str, ...]:
-        try:
-            self._log.close()
-            return tuple(line.text for line in self._log.tail(TAIL_LINES))
-        except OSError as error:
-            log.warning("log cannot be read", vm=self.spec.id, error=str(error))
-            return ()
 
     async def _release(self, *, suspended: bool = False) -> None:
         """Give back what the host lent to this VM; one that is suspended keeps what it goes on with. One part that fails

@@ -120,7 +120,7 @@ class VmManager:
         await asyncio.gather(*(machine.let_go() for machine in self._machines))
         await asyncio.gather(*self._templates)
         await self._parts.blanks.aclose()
-        self._parts.records.close()
+        await self._parts.records.aclose()
 
     # VMs
 

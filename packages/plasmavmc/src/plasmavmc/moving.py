@@ -139,7 +139,7 @@ async def import_snapshot(spec: VmSpec, key: str, stream: AsyncIterable[bytes], 
     async with AsyncExitStack() as claimed, AsyncExitStack() as undo:
         claimed.enter_context(parts.room.claim(parcel.content_bytes, await parts.storage.free_bytes()))
         await _ensure_image(parcel, spec, key, parts, undo)
-        with parts.snapshots.draft(key) as draft:
+        async with parts.snapshots.draft(key) as draft:
             await _receive_memory(parcel, reader, draft)
             await parts.storage.create(key, parcel.layer_bytes)
             undo.push_async_callback(parts.storage.delete, key)
@@ -149,7 +149,7 @@ async def import_snapshot(spec: VmSpec, key: str, stream: AsyncIterable[bytes], 
             await parts.snapshots.commit(draft, snapshot)
         record = _record_of(spec, snapshot, parts)
         undo.callback(parts.records.delete, spec.id)  # it may have its name already where it is refused
-        parts.records.save(record)
+        await parts.records.store(record)
         undo.pop_all()
     return record
 

@@ -5,7 +5,9 @@ one-shot, so they are not needed again once the guest has them; a record knows t
 them.
 
 No fsync while a VM has a process: it does not outlive the host's page cache, and its record is worth nothing then. One that
-is suspended outlives the host, or is about to: its record is on the disk before it has its name.
+is suspended outlives the host, or is about to: its record is on the disk before it has its name. The disk may take long for
+that, so a thread waits for it and not the event loop; what is written meanwhile is newer, and stands. Whoever does what only
+that record explains waits for it (`settled`): before a snapshot comes to count, and before one is used up.
 
 A disk that takes no record must not keep a VM from going on, or from ending. So what a VM has become is `keep`t: where it
 cannot be written now it is tried again, and until then a restart of the engine finds the record before. That one is older,
@@ -16,8 +18,9 @@ whose snapshot counts sleeps (`sleeping`).
 from __future__ import annotations
 
 import asyncio
-import errno
+import itertools
 import os
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -26,7 +29,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from plasmavmc.errors import CapacityError, HostError, PlasmaError
+from plasmavmc.errors import HostError, PlasmaError, disk_full, is_disk_full
+from plasmavmc.host.threads import in_thread
 from plasmavmc.states import VmState
 from plasmavmc.types import VmHandle, VmSpec, VmStatus, vm_key
 
@@ -35,7 +39,6 @@ COPYING = "copy"
 RETRY_S = 5.0
 """From an attempt to write what could not be written to the next."""
 _ADDRESSES = (IPv4Address, IPv4Network, IPv6Address, IPv6Network)
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _OUTLIVES_HOST = frozenset({VmState.SUSPENDING, VmState.SUSPENDED, VmState.RESUMING})
 """There is, or may be, a snapshot that counts."""
 
@@ -81,35 +84,108 @@ class Records:
         self._owed: dict[str, VmRecord] = {}
         """Those that could not be written yet, by VM."""
         self._retry: asyncio.TimerHandle | None = None
+        self._numbers = itertools.count()
+        self._newest: dict[str, int] = {}
+        """Which of the records that threads write is the newest of its VM; none where a newer one was written at once."""
+        self._storing: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in directory.glob("*.new"):  # an engine was killed as it wrote
+            left.unlink(missing_ok=True)
 
     def _path(self, vm_id: str) -> Path:
         return self._directory / f"{vm_key(vm_id)}.json"
 
     def save(self, record: VmRecord) -> None:
-        """Store a record, atomically; without environment and files.
+        """Store a record at once, atomically; without environment and files. A power cut may take it away.
 
         Raises:
             CapacityError: `disk-full`.
             HostError: `record-error`, what the file system refused. The record before is there as it was.
         """
+        vm_id = record.spec.id
+        self._newest.pop(vm_id, None)
+        path = self._path(vm_id)
+        fresh = path.with_suffix(".new")
         try:
-            self._write(record)
+            self._lay(fresh, record, sync=False)
+            fresh.replace(path)
         except OSError as error:
-            raise _refused(record.spec.id, error) from error
-        self._owed.pop(record.spec.id, None)
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
+            raise _refused(vm_id, error) from error
+        self._is_written(vm_id)
+
+    async def store(self, record: VmRecord) -> None:
+        """As `save`; of a VM that outlives its host it is on the disk when this returns, unless a newer one stands then."""
+        if _outlives_host(record.status):
+            await self._store(record, self._begin(record))
+        else:
+            self.save(record)
+
+    def _begin(self, record: VmRecord) -> int:
+        vm_id = record.spec.id
+        number = self._newest[vm_id] = next(self._numbers)
+        if vm_id in self._owed:
+            self._owed[vm_id] = record
+        return number
+
+    async def _store(self, record: VmRecord, number: int) -> None:
+        vm_id = record.spec.id
+        path = self._path(vm_id)
+        fresh = path.with_suffix(f".{number}.new")
+        try:
+            await in_thread(self._lay, fresh, record, sync=True)
+            if self._newest.get(vm_id) == number:
+                fresh.replace(path)
+                await in_thread(self._sync_names)
+        except OSError as error:
+            if self._newest.get(vm_id) == number:
+                raise _refused(vm_id, error) from error
+        else:
+            if self._newest.get(vm_id) == number:
+                self._is_written(vm_id)
+        finally:
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
+            if self._newest.get(vm_id) == number:
+                del self._newest[vm_id]
 
     def keep(self, record: VmRecord) -> None:
-        """As `save`; where it cannot be written now that is logged once, and tried again until it can."""
-        vm_id = record.spec.id
+        """As `store`, soon (`settled` tells when); where it cannot be written now that is logged once, and tried again until
+        it can."""
+        if not _outlives_host(record.status):
+            try:
+                self.save(record)
+            except PlasmaError as error:
+                self._owe(record, error)
+            return
+        storing = self._storing[record.spec.id]
+        task = asyncio.create_task(self._keep(record, self._begin(record)), name=f"record {record.spec.id}")
+        storing.add(task)
+        task.add_done_callback(storing.discard)
+
+    async def _keep(self, record: VmRecord, number: int) -> None:
         try:
-            self.save(record)
+            await self._store(record, number)
         except PlasmaError as error:
-            if vm_id not in self._owed:
-                log.error("record.not_written", vm=vm_id, reason=str(error))
-            self._owed[vm_id] = record
-            if self._retry is None:
-                self._retry = asyncio.get_running_loop().call_later(RETRY_S, self.catch_up)
+            self._owe(record, error)
+
+    async def settled(self, vm_id: str) -> None:
+        """Return when the record of this VM that was kept last is on the disk, or cannot be written now."""
+        while storing := self._storing.get(vm_id):
+            await asyncio.wait(storing)
+
+    def _owe(self, record: VmRecord, error: PlasmaError) -> None:
+        vm_id = record.spec.id
+        if vm_id not in self._owed:
+            log.error("record.not_written", vm=vm_id, reason=str(error))
+        self._owed[vm_id] = record
+        if self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(RETRY_S, self.catch_up)
+
+    def _is_written(self, vm_id: str) -> None:
+        if self._owed.pop(vm_id, None) is not None:
+            log.info("record.written", vm=vm_id)
 
     def catch_up(self) -> None:
         """Try again to write what could not be written; what still cannot is tried again later."""
@@ -118,34 +194,24 @@ class Records:
             self._retry = None
         for record in tuple(self._owed.values()):
             self.keep(record)
-            if record.spec.id not in self._owed:
-                log.info("record.written", vm=record.spec.id)
 
-    def close(self) -> None:
-        """Try once more to write what could not be written."""
+    async def aclose(self) -> None:
+        """Try once more to write what could not be written, and wait for what is being written."""
         self.catch_up()
+        for vm_id in tuple(self._storing):
+            await self.settled(vm_id)
         if self._retry is not None:
             self._retry.cancel()
 
-    def _write(self, record: VmRecord) -> None:
+    def _lay(self, fresh: Path, record: VmRecord, *, sync: bool) -> None:
         forgotten = record.forgotten or bool(record.spec.env or record.spec.files)
         redacted = replace(record, spec=replace(record.spec, env={}, files=()), forgotten=forgotten)
-        path = self._path(record.spec.id)
-        fresh = path.with_suffix(".new")
-        try:
-            with fresh.open("wb") as stream:
-                os.fchmod(stream.fileno(), 0o600)
-                stream.write(msgspec.json.encode(redacted, enc_hook=_encode_address))
-                if _outlives_host(record.status):
-                    stream.flush()
-                    os.fsync(stream.fileno())
-            fresh.replace(path)
-        except OSError:
-            with suppress(OSError):
-                fresh.unlink(missing_ok=True)
-            raise
-        if record.status.state is VmState.SUSPENDED:
-            self._sync_names()
+        with fresh.open("wb") as stream:
+            os.fchmod(stream.fileno(), 0o600)
+            stream.write(msgspec.json.encode(redacted, enc_hook=_encode_address))
+            if sync:
+                stream.flush()
+                os.fsync(stream.fileno())
 
     def _sync_names(self) -> None:
         directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -157,6 +223,9 @@ class Records:
     def delete(self, vm_id: str) -> None:
         """Forget a VM."""
         self._owed.pop(vm_id, None)
+        self._newest.pop(vm_id, None)
+        if not self._storing.get(vm_id):
+            self._storing.pop(vm_id, None)
         self._path(vm_id).unlink(missing_ok=True)
 
     def load(self) -> list[VmRecord]:
@@ -176,9 +245,8 @@ def _outlives_host(status: VmStatus) -> bool:
 
 def _refused(vm_id: str, error: OSError) -> PlasmaError:
     words = f"what VM {vm_id} has become cannot be written down"
-    if error.errno in _FULL:
-        resolution = "Free space, or give the data directory a larger disk."
-        return CapacityError("disk-full", f"{words}: no space is left", resolution=resolution)
+    if is_disk_full(error):
+        return disk_full(f"{words}: no space is left")
     return HostError(
         "record-error", f"{words}: {error.strerror or error}", resolution="See to the data directory's disk."
     )

@@ -2,8 +2,9 @@
 
 Theory. At most one suspend, resume or copy of a VM is under way; it is a task of its own, so that a caller who goes
 away does not cut it in the middle. A suspend or copy whose caller is cancelled is given up, which lets the VM run on.
-A resume belongs to all who ask for it: it is given up only when the VM is to be stopped. Whoever stops, lets go or
-deletes a VM settles what is under way first, and then finds it running, suspended or ended, never in between.
+A resume belongs to all who ask for it: it is given up only when the VM is to be stopped, and not once its snapshot is used
+up: then it is waited for, and the VM ends as one that runs. Whoever stops, lets go or deletes a VM settles what is under
+way first, and then finds it running, suspended or ended, never in between.
 A suspend or copy waits for its turn among all who have the VM stand still (`stillness`), and can be given up while it does.
 
 What a restart of the engine finds is settled by one question: does a snapshot of the VM count? If so it is suspended,
@@ -84,7 +85,8 @@ class SuspendableMachine(Machine):
             return
         channel, handle = self._running("suspended")
         suspendable(self._backend(handle))
-        await self._give_up_with_caller(self._pause(self._suspend(channel, handle), VmState.SUSPENDING, "snapshot"))
+        suspending = self._pause(self._suspend(channel, handle), VmState.SUSPENDING, "snapshot")
+        await self._give_up_with_caller(suspending, "suspended")
 
     async def resume(self) -> None:
         """Run again from the snapshot; returns when the workload does. All who ask share one resume.
@@ -103,7 +105,7 @@ class SuspendableMachine(Machine):
             resuming = self._pause(self._resume(), VmState.RESUMING, "snapshot")
         if self.state is not VmState.RESUMING or resuming is None:
             raise self._forbidden("resumed")
-        await asyncio.shield(resuming)
+        await self._outcome(resuming, "resumed")
 
     async def template(self) -> Template:
         """What copies of it can be made from; the caller closes it. A cancelled caller gives it up.
@@ -122,7 +124,7 @@ class SuspendableMachine(Machine):
                 taken.append(await take_template(self.record, self.key, channel, self._parts))
 
         try:
-            await self._give_up_with_caller(self._pause(take(), VmState.SUSPENDING, COPYING))
+            await self._give_up_with_caller(self._pause(take(), VmState.SUSPENDING, COPYING), "copied")
         except BaseException:
             for template in taken:
                 await template.aclose()
@@ -290,9 +292,22 @@ class SuspendableMachine(Machine):
         if self.state is VmState.SUSPENDING and goes_on:
             self._move(VmState.RUNNING)
 
-    async def _give_up_with_caller(self, pausing: asyncio.Task[None]) -> None:
+    async def _outcome(self, pausing: asyncio.Task[None], done: str) -> None:
+        """Return when it is over, or raise what it failed with; `ConflictError` where the VM's end has given it up."""
+        own = asyncio.current_task()
+        asked_before = own.cancelling() if own is not None else 0
         try:
             await asyncio.shield(pausing)
+        except asyncio.CancelledError:
+            if own is None or own.cancelling() > asked_before or not pausing.cancelled():
+                raise
+            raise ConflictError(
+                "vm-stopping", f"VM {self.spec.id} was to end, and could not be {done}", resolution="Start another."
+            ) from None
+
+    async def _give_up_with_caller(self, pausing: asyncio.Task[None], done: str) -> None:
+        try:
+            await self._outcome(pausing, done)
         except asyncio.CancelledError:
             with suppress(PlasmaError):
                 await self._settle_pause()
@@ -345,6 +360,7 @@ class SuspendableMachine(Machine):
             self._parts.records.keep(self.record)
             self._changed()
         self._move(VmState.SUSPENDED)
+        await self._parts.records.settled(self.spec.id)
 
     async def _resume(self) -> None:
         await self.cleared()
@@ -352,13 +368,16 @@ class SuspendableMachine(Machine):
         try:
             await self._forget_left()
             self.record = replace(before, handle=None)
-            booted = await resume(before, self.key, self._parts, self)
+            booted = await resume(before, self.key, self._parts, self, self._commit)
         except BaseException as error:
             await self._not_resumed(before, error)
             raise
         self.record = replace(self.record, generation=before.generation + 1)
         self._task = asyncio.create_task(self._live(booted), name=f"vm {self.spec.id}")
         self._clearing = asyncio.create_task(self._parts.snapshots.clear(self.key), name=f"clear {self.spec.id}")
+
+    def _commit(self) -> None:
+        self._certain = True
 
     async def cleared(self) -> None:
         """Return when nothing is left of snapshots that were used."""

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import PlasmaError, UnavailableError
 from plasmavmc.host.threads import to_its_end
 from plasmavmc.hypervisor.backend import Pausable
@@ -45,7 +46,7 @@ class Stillness:
             UnavailableError: `vm-busy`, others had it for so many seconds.
         """
         try:
-            async with asyncio.timeout(within_s):
+            async with within(within_s):
                 await self._turns.acquire()
         except TimeoutError as error:
             raise UnavailableError(

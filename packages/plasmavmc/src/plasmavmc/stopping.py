@@ -11,6 +11,7 @@ import asyncio
 import math
 from contextlib import suppress
 
+from plasmavmc.deadlines import Deadline, until, within
 from plasmavmc.errors import PlasmaError
 from plasmavmc.guest.api import GuestChannel
 
@@ -30,7 +31,7 @@ class Stop:
         self._by = math.inf
         """The moment at which its time is over, as far as it is known yet."""
         self._told = False
-        self._grace: asyncio.Timeout | None = None
+        self._grace: Deadline | None = None
         self._hurried = False
 
     def hurry(self, grace_s: float) -> None:
@@ -52,12 +53,12 @@ class Stop:
             await self._wait(ended)
             if self._hurried and not ended.is_set():
                 await _order(channel, KILL, 0)
-            async with asyncio.timeout(EXIT_GRACE_S):
+            async with within(EXIT_GRACE_S):
                 await ended.wait()
 
     async def _wait(self, ended: asyncio.Event) -> None:
         try:
-            async with asyncio.timeout_at(self._by) as self._grace:
+            async with until(self._by) as self._grace:
                 await ended.wait()
         except TimeoutError:
             pass
@@ -66,5 +67,5 @@ class Stop:
 
 
 async def _order(channel: GuestChannel, signal: str, grace_s: float) -> None:
-    async with asyncio.timeout(ASK_S):
+    async with within(ASK_S):
         await channel.stop(signal, grace_s)

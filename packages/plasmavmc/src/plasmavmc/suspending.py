@@ -17,6 +17,7 @@ does the rest. Nothing that is not what was written, or was taken elsewhere, is 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from plasmavmc.booting import Booted, BootReport
@@ -45,8 +46,11 @@ async def take_snapshot(record: VmRecord, key: str, channel: GuestChannel, parts
     booted = (record.kernel, record.init) if record.kernel else (assets.kernel_hash, assets.initrd_hash)
     traits = await traits_of(backend, spec, *booted)
     wanted, free = await backend.state_bytes(spec, handle), await parts.storage.free_bytes()
-    with parts.room.claim(wanted, free), parts.snapshots.draft(key) as draft:
-        async with standing_still(backend, handle, channel, parts, draft.state) as memory:
+    with parts.room.claim(wanted, free):
+        async with (
+            parts.snapshots.draft(key) as draft,
+            standing_still(backend, handle, channel, parts, draft.state) as memory,
+        ):
             manifest = Manifest(
                 version=VERSION,
                 vm_id=spec.id,
@@ -60,11 +64,15 @@ async def take_snapshot(record: VmRecord, key: str, channel: GuestChannel, parts
                 memory=None if memory is None else await copy_out(memory, draft.memory),
             )
             await parts.storage.make_durable(key)
+            await parts.records.settled(spec.id)  # whoever finds the snapshot after a power cut must find the VM too
             await parts.snapshots.commit(draft, manifest)
 
 
-async def resume(record: VmRecord, key: str, parts: EngineParts, report: BootReport) -> Booted:
-    """Run a suspended VM again from its snapshot.
+async def resume(
+    record: VmRecord, key: str, parts: EngineParts, report: BootReport, commit: Callable[[], None]
+) -> Booted:
+    """Run a suspended VM again from its snapshot. `commit` is called when all is ready: whoever cancels from then on loses
+    what the VM was.
 
     Raises:
         HostError: `snapshot-missing`, `snapshot-damaged`, `snapshot-version`.
@@ -94,9 +102,16 @@ async def resume(record: VmRecord, key: str, parts: EngineParts, report: BootRep
             generation=manifest.generation + 1,
             ipv4=record.ipv4,
             renamed=bool(manifest.origin),
-            point_of_no_return=lambda: parts.snapshots.use(key),
+            point_of_no_return=lambda: _use(spec.id, key, parts, commit),
         )
         return await Restore(spec, key, parts, report, origin).run()
+
+
+async def _use(vm_id: str, key: str, parts: EngineParts, commit: Callable[[], None]) -> None:
+    """The snapshot counts no more. By the record alone the next engine finds the process from here on."""
+    await parts.records.settled(vm_id)
+    commit()
+    await parts.snapshots.use(key)
 
 
 async def _content(stored: Stored, memory: int, state: int) -> None:

@@ -215,6 +215,7 @@ class Volumes:
                 owner = None
             if owner is None:
                 await self._take(volume_id, snapshot_id, freeze=freeze)
+                self._unsure.discard(snapshot_id)
 
     async def _take(self, volume_id: str, snapshot_id: str, *, freeze: bool) -> None:
         pause, writer = not self._driver.at_once, self.holdings.writer(volume_id)
@@ -237,8 +238,8 @@ class Volumes:
                 await self._driver.snapshot(volume_id, snapshot_id)
         except BaseException:
             await asyncio.shield(self._driver.delete_snapshot(snapshot_id))
+            self._unsure.discard(snapshot_id)
             raise
-        self._unsure.discard(snapshot_id)
 
     async def restore(self, volume_id: str, snapshot_id: str) -> None:
         """Make a volume what it was. It keeps its size.

@@ -15,6 +15,7 @@ from plasmavmc.backends import Acceleration, Readiness
 from plasmavmc.cli.ends import Failure
 from plasmavmc.cli.output import size
 from plasmavmc.cli.views import backend_line
+from plasmavmc.deadlines import within
 from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.guest.boot import load_assets
 from plasmavmc.guest.kernel import distribution_kernel, lacks_fixes, own_kernel
@@ -214,9 +215,11 @@ def check_server(here: Connection) -> list[Finding]:
 async def _ask(here: Connection) -> Node:
     from plasmavmc.rpc.client import connect  # noqa: PLC0415
 
-    async with asyncio.timeout(_SERVER_S):
-        async with connect(here.server, token=here.token(), tls=here.tls(), timeout_s=_SERVER_S) as engine:
-            return await engine.nodes.get()
+    async with (
+        within(_SERVER_S),
+        connect(here.server, token=here.token(), tls=here.tls(), timeout_s=_SERVER_S) as engine,
+    ):
+        return await engine.nodes.get()
 
 
 def _volumes(node: Node) -> list[Finding]:

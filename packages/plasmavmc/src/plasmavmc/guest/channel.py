@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import ConflictError, GuestError
 from plasmavmc.guest.api import GuestCard, GuestConfig, GuestEvent, GuestHello
 from plasmavmc.guest.commands import Commands
@@ -286,7 +287,7 @@ class SocketGuestChannel:
             self._acknowledged = offset
             self._write(encode(FrameType.ACK, encode_u64(offset)))
             with suppress(TimeoutError):
-                async with asyncio.timeout(TAKE_S):
+                async with within(TAKE_S):
                     await self._drain()
 
     async def exec(self, spec: ExecSpec) -> SocketExecSession:
@@ -392,7 +393,7 @@ class SocketGuestChannel:
         self._reading.cancel()
         await asyncio.wait({self._reading})
         try:
-            async with asyncio.timeout(_CLOSE_S):
+            async with within(_CLOSE_S):
                 await self._writer.wait_closed()
         except TimeoutError:
             self._writer.transport.abort()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import GuestError
 from plasmavmc.guest.api import ExecOutput
 from plasmavmc.guest.framing import Frame, FrameType, encode
@@ -41,7 +42,7 @@ class Commands:
         self._sessions[stream] = session
         self._write(encode(kind, request, stream=stream))
         try:
-            async with asyncio.timeout(EXEC_START_S):
+            async with within(EXEC_START_S):
                 await asyncio.shield(session.started)
         except TimeoutError as error:
             raise GuestError("exec-timeout", f"the guest did not start the command in {EXEC_START_S:g} s") from error

@@ -16,6 +16,8 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 
+import structlog
+
 from plasmavmc.errors import GuestError, PlasmaError
 from plasmavmc.guest.api import (
     AttachableChannel,
@@ -40,6 +42,8 @@ LOG_REST = 9
 event loop, and its init drops, and counts, what does not pass."""
 _SHORTEST_REST_S = 0.01
 _LONGEST_REST_S = 1.0
+
+log = structlog.get_logger("plasmavmc.listener")
 
 
 class Listener:
@@ -74,6 +78,15 @@ class Listener:
         """Log lines of the platform itself."""
         for line in lines:
             self.log.note(line)
+
+    def last_lines(self, count: int) -> tuple[str, ...]:
+        """The end of its log, to which nothing comes any more; nothing where that cannot be read."""
+        try:
+            self.log.close()
+            return tuple(line.text for line in self.log.tail(count))
+        except OSError as error:
+            log.warning("log cannot be read", key=self._key, error=str(error))
+            return ()
 
     def opened(self, channel: GuestChannel, events: AsyncIterator[GuestEvent] | None = None) -> None:
         """The workload runs, and is heard over this channel; `events` where somebody has begun to read them."""

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import GuestError, UnavailableError
 from plasmavmc.guest.api import GuestCard
 from plasmavmc.guest.channel import READ, Connect, SocketGuestChannel
@@ -91,7 +92,7 @@ async def _opened(
     reader: asyncio.StreamReader | None = None
     channel: SocketGuestChannel | None = None
     try:
-        async with asyncio.timeout(deadline_s):
+        async with within(deadline_s):
             reader, writer = await connect()
             channel = SocketGuestChannel(reader, writer)
             await greet(channel)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import GuestError
 from plasmavmc.guest.api import GuestEvent
 from plasmavmc.guest.framing import FrameType
@@ -22,7 +23,7 @@ async def in_time() -> AsyncIterator[None]:
         GuestError: `guest-silent`, it took longer.
     """
     try:
-        async with asyncio.timeout(HOLD_S):
+        async with within(HOLD_S):
             yield
     except TimeoutError as error:
         raise GuestError("guest-silent", f"the guest did not answer within {HOLD_S:g} s") from error

@@ -18,6 +18,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import HostError, PlasmaError, UnavailableError
 from plasmavmc.host import protocol
 from plasmavmc.host.operations import (
@@ -224,7 +225,7 @@ class HelperHost:
             raise _gone("the root helper has ended")
         self._waiting = self._loop.create_future()
         try:
-            async with asyncio.timeout(REPLY_DEADLINE_S):
+            async with within(REPLY_DEADLINE_S):
                 first, *rest = protocol.packets_of(data)
                 await self._send(first, fds)
                 for packet in rest:

@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import HostError, UnavailableError
 from plasmavmc.host.architecture import EMULATOR, EMULATOR_PACKAGE
 from plasmavmc.types import MIB
@@ -143,7 +144,7 @@ async def feeding(
         start_new_session=True,
     )
     child = Child(argv[0], process, max_output, heard)
-    deadline = asyncio.timeout(timeout_s)
+    deadline = within(timeout_s)
     try:
         async with deadline:
             yield child
@@ -223,7 +224,7 @@ class Child:
         if self._process.stdin is not None:
             self._process.stdin.close()
         with suppress(TimeoutError):  # only a grandchild that left the group could still hold the pipes
-            async with asyncio.timeout(_LAST_WAIT_S):
+            async with within(_LAST_WAIT_S):
                 await asyncio.wait(self._readers)
                 await self._process.wait()
 

@@ -14,6 +14,8 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+from plasmavmc.deadlines import within
+
 RING_BYTES = 64 * 1024
 RING_LINES = 200
 _CHUNK = 64 * 1024
@@ -57,7 +59,7 @@ class Tail:
     async def ended(self, timeout_s: float) -> None:
         """Return at the end of the stream, or after `timeout_s`."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
+            async with within(timeout_s):
                 await self._ended.wait()
 
     def close(self) -> None:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
 
 from plasmavmc.errors import ConflictError, NotFoundError
 from plasmavmc.types import VmHandle
 
 V = TypeVar("V")
+
+
+class Watched(Protocol):
+    """What sees a VMM."""
+
+    def close(self) -> None:
+        """See it no more."""
+
+
+W = TypeVar("W", bound=Watched)
 
 
 class HeldVms(dict[str, V]):
@@ -29,3 +40,15 @@ class HeldVms(dict[str, V]):
             return self[handle.vm_id]
         except KeyError:
             raise NotFoundError("no-such-vm", f"no VM {handle.vm_id} is held by this backend") from None
+
+    async def end(self, handle: VmHandle, found: W | None, how: Callable[[W], Awaitable[None]]) -> None:
+        """End the VMM that was found for a VM, if one was. That of a VM that is not held was found for this alone, and is
+        let go of again."""
+        if found is None:
+            return
+        held = handle.vm_id in self
+        try:
+            await how(found)
+        finally:
+            if not held:
+                found.close()

@@ -23,6 +23,7 @@ import msgspec
 import structlog
 
 from plasmavmc.backends import Acceleration
+from plasmavmc.deadlines import within
 from plasmavmc.errors import PlasmaError
 
 DEADLINES_S: Mapping[Acceleration, float] = {Acceleration.KVM: 10.0, Acceleration.TCG: 60.0}
@@ -158,7 +159,7 @@ async def _try(boot: Boot, acceleration: Acceleration, deadline_s: float) -> Tri
     began = clock()
     reason = ""
     try:
-        async with asyncio.timeout(deadline_s):
+        async with within(deadline_s):
             await boot(acceleration)
     except TimeoutError:
         reason = f"hangs: no heartbeat within {deadline_s:g} s"

@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
 
-from plasmavmc.errors import CapacityError, HostError
+from plasmavmc.errors import CapacityError, HostError, disk_full, is_disk_full
 from plasmavmc.types import GIB, MIB
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LEAST_RESERVE, _MOST_RESERVE = 64 * MIB, 10 * GIB
 _RESERVED_PART = 20
 """Images leave a twentieth of their disk, within these bounds: what others write there (records, logs, a database, disks of
@@ -34,14 +33,13 @@ def disk_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise disk_full(directory) from error
+        if is_disk_full(error):
+            raise images_full(directory) from error
         raise HostError("disk-error", f"{directory}: {error.strerror or error}", details=str(error)) from error
 
 
-def disk_full(directory: Path) -> CapacityError:
-    return CapacityError(
-        "disk-full",
+def images_full(directory: Path) -> CapacityError:
+    return disk_full(
         f"no space left on the disk of {directory}",
         resolution="free space, remove images that are not used, or give the data directory a larger disk",
     )
@@ -54,7 +52,7 @@ def check_room(directory: Path, wanted: int) -> None:
         CapacityError: `disk-full`.
     """
     if not _has_room(os.statvfs(directory), wanted):
-        raise disk_full(directory)
+        raise images_full(directory)
 
 
 def _has_room(disk: os.statvfs_result, wanted: int) -> bool:

@@ -90,7 +90,7 @@ class _Outline:
 
     def write(self, root: Directory) -> Iterator[bytes]:
         yield self._header(root.member or _IMPLIED, b"./")
-        todo = self._named(b"", root)
+        todo, noted = self._named(b"", root), 0
         while todo:
             path, node = todo.pop()
             if isinstance(node, Directory):
@@ -98,20 +98,23 @@ class _Outline:
                 todo.extend(self._named(path + b"/", node))
             elif node.path:
                 self._links.append((path, node))
+            elif node.member.size:
+                self._note(path, node)
+                noted += 1
+                if noted % _STEP == 0:  # nothing to write, and a chance to stop
+                    yield b""
             else:
                 node.path = path
-                yield self._inode(node)
+                yield self._header(node.member, path)
 
     def write_links(self) -> Iterator[bytes]:
         for path, inode in self._links:
             yield tarwrite.header(replace(inode.member, kind=Kind.HARD_LINK, size=0, xattrs=()), path, inode.path)
 
-    def _inode(self, inode: Inode) -> bytes:
-        if inode.member.size:
-            self.wanted.setdefault(inode.layer, {})[inode.ordinal] = inode
-            self._count_owners(inode.member)
-            return b""
-        return self._header(inode.member, inode.path)
+    def _note(self, path: bytes, inode: Inode) -> None:
+        inode.path = path
+        self.wanted.setdefault(inode.layer, {})[inode.ordinal] = inode
+        self._count_owners(inode.member)
 
     def _header(self, member: Member, path: bytes) -> bytes:
         self._count_owners(member)

@@ -16,6 +16,7 @@ from types import TracebackType
 import aiohttp
 from yarl import URL
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import ImageError, PlasmaError, UnavailableError
 from plasmavmc.host.lookups import lookup
 from plasmavmc.images.auth import Challenge, Credentials, parse_challenge, parse_token, token_url
@@ -233,7 +234,7 @@ def _with(headers: Mapping[str, str], authorization: str) -> Mapping[str, str]:
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """A small body, whole. Raises `ImageError`: `image-too-large`; `TimeoutError`."""
     body = bytearray()
-    async with asyncio.timeout(_SMALL_BODY_S):
+    async with within(_SMALL_BODY_S):
         async for chunk in response.content.iter_chunked(_CHUNK):
             body += chunk
             if len(body) > limit:

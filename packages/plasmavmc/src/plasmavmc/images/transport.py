@@ -18,6 +18,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import ImageError, UnavailableError
 from plasmavmc.images.policy import RegistryPolicy, check_parts, parse_address, place
 
@@ -66,7 +67,7 @@ class Transport:
         """
         try:
             async with AsyncExitStack() as stack:
-                async with asyncio.timeout(_HEADERS_S):
+                async with within(_HEADERS_S):
                     response = await self._follow(stack, url, dict(headers))
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import structlog
 
+from plasmavmc.host.threads import in_thread
+
 FORMAT = 1
 _LARGEST = 256 * 1024
 """Bytes of a file that is made short again, if that makes it half as long at least."""
@@ -56,6 +58,19 @@ class AddressBook:
         """Enter these, durably, as given out."""
         self._enter([self._number(address) for address in addresses], _OUT, sync=True)
 
+    async def give_out_soon(self, addresses: Iterable[IPv4Address]) -> None:
+        """As `give_out`, which has happened when this returns; a thread waits for the disk."""
+        numbers = [self._number(address) for address in addresses]
+        self._enter(numbers, _OUT, sync=False)
+        if self._path is None or not self._whole:
+            return
+        try:
+            await in_thread(_sync, self._path)
+        except OSError as error:
+            self._fails(self._path, error)
+        else:
+            self._known.update(numbers)
+
     def claim(self, address: IPv4Address) -> None:
         """This one is somebody's already; as `give_out`, if the disk does not know yet that somebody had it."""
         number = self._number(address)
@@ -82,12 +97,15 @@ class AddressBook:
             else:
                 self._rewrite(self._path)
         except OSError as error:
-            self._whole = False
-            if not self._failing:
-                log.error("addresses.not_written", file=str(self._path), reason=error.strerror or str(error))
-            self._failing = True
+            self._fails(self._path, error)
         else:
             self._failing = False
+
+    def _fails(self, path: Path, error: OSError) -> None:
+        self._whole = False
+        if not self._failing:
+            log.error("addresses.not_written", file=str(path), reason=error.strerror or str(error))
+        self._failing = True
 
     def _append(self, path: Path, text: str, numbers: Sequence[int], *, sync: bool) -> None:
         self._whole = False
@@ -145,3 +163,8 @@ class AddressBook:
             del self._entries[number]
         self._entries.update(dict.fromkeys(out, _BACK))
         self._known.update(out)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -112,6 +112,7 @@ class BridgeNetwork:
 
     async def setup_tap(self, key: str, spec: NetworkSpec, *, opened: bool = True) -> Attachment:
         self._ahead.put_off()
+        await self._members.make_room(spec)
         async with AsyncExitStack() as undo:
             member = self._members.add(key, spec)
             self._note_limits(key, member.tap, spec)

@@ -8,6 +8,7 @@ An `AddressBook` keeps that order over restarts of the engine; what it says is o
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import deque
 from collections.abc import Collection
@@ -64,6 +65,7 @@ class AddressPool:
         self._step = max(1, min(AHEAD, subnet.num_addresses // _FEW))
         self._ahead: deque[IPv4Address] = deque()
         """The next ones, which are entered already."""
+        self._looking = asyncio.Lock()
 
     def take(self, key: str) -> IPv4Address:
         """An address for `key`, which has none.
@@ -75,7 +77,25 @@ class AddressPool:
             self._look_ahead()
         return self._hold(key, self._ahead[0])
 
+    async def look_ahead(self) -> None:
+        """Have the next ones entered where none is, so that `take` does not wait for the disk.
+
+        Raises:
+            CapacityError: all are held.
+        """
+        async with self._looking:
+            if not self._ahead:
+                free = self._free()
+                await self._book.give_out_soon(free)
+                taken = {*self._held.values(), *self._ahead}  # meanwhile
+                self._ahead.extend(address for address in free if address not in taken)
+
     def _look_ahead(self) -> None:
+        self._ahead.extend(self._free())
+        self._book.give_out(self._ahead)
+
+    def _free(self) -> list[IPv4Address]:
+        """The next ones that may be given out."""
         held = set(self._held.values())
         every = map(IPv4Address, range(self._first, self._last + 1))
         free = [address for address in every if address not in held]
@@ -84,8 +104,7 @@ class AddressPool:
                 "no-address", f"all {len(held)} addresses of this node are in use", resolution="stop VMs or add a node"
             )
         free.sort(key=lambda address: self._released.get(address, -math.inf))
-        self._ahead.extend(free[: self._step])
-        self._book.give_out(self._ahead)
+        return free[: self._step]
 
     def claim(self, key: str, address: IPv4Address) -> None:
         """Note that `key` holds this address already.

@@ -73,6 +73,11 @@ class Members:
     def by_key(self) -> Mapping[str, Member]:
         return dict(self._members)
 
+    async def make_room(self, spec: NetworkSpec) -> None:
+        """What `add` would wait for the disk for. Raises `CapacityError`: no address is free."""
+        if spec.ipv4 is None:
+            await self._pool.look_ahead()
+
     def add(self, key: str, spec: NetworkSpec) -> Member:
         """Give `key` a place.
 

@@ -63,6 +63,7 @@ class MemoryNetwork:
         self.rules = self._members.rules()
 
     async def setup_tap(self, key: str, spec: NetworkSpec, *, opened: bool = True) -> Attachment:
+        await self._members.make_room(spec)
         member = self._members.add(key, spec)
         fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) if opened else -1
         return Attachment(key, member.tap, self._members.lease_of(member), fd)

@@ -18,7 +18,6 @@ client gives the failed write precedence over the status. So a stream of request
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -31,6 +30,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import CapacityError, ForbiddenError, InvalidSpecError, NotFoundError, PlasmaError
 from plasmavmc.rpc.access import Action, Authorizer, Principal, Reach, Request
 from plasmavmc.rpc.actions import ACTIONS, OPEN_SERVICES, seeing
@@ -313,7 +313,7 @@ class _Requests:
     async def only(self) -> Any:
         """The one request of a plain call. Raises `InvalidSpecError`: none came in time, or none at all."""
         try:
-            async with asyncio.timeout(REQUEST_S):
+            async with within(REQUEST_S):
                 return await anext(self)
         except TimeoutError:
             log.info("rpc.no_request", why="late")
@@ -326,7 +326,7 @@ class _Requests:
         """Return when the first has come, whatever it is; or when none comes."""
         if not self._begun:
             with suppress(TimeoutError):
-                async with asyncio.timeout(FIRST_S):
+                async with within(FIRST_S):
                     await anext(self._requests, None)
 
 

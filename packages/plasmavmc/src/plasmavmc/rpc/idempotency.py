@@ -5,7 +5,8 @@ again, with another request an error. While the first still runs, a second waits
 failed has changed nothing, and a repetition tries again.
 
 What was begun is carried to its end though nobody waits any more, for a stop that is cut in half helps nobody; only where
-`abandon` is set is it cancelled with its last caller.
+`abandon` is set is it cancelled with its last caller. So it counts for itself, and not by the call, which ends with its
+caller: one principal has so many under way, as many as its calls can be, and all together as many as all calls.
 
 Bounds: a day, and for each principal so many answers and bytes, oldest first. Answers live in memory: a restarted server
 knows none. Ids that the server chooses for a request are made from its request id (`identifiers.py`), so a repeated
@@ -26,7 +27,8 @@ from google.protobuf.message import Message
 
 from plasmavmc.errors import ConflictError, InvalidSpecError, NotFoundError, UnavailableError
 from plasmavmc.rpc.access import Request
-from plasmavmc.rpc.gate import Call, current_call
+from plasmavmc.rpc.gate import CALLS, CALLS_EACH, STREAMS, STREAMS_EACH, Call, current_call
+from plasmavmc.rpc.shares import Shares
 from plasmavmc.types import MIB
 
 Answer = TypeVar("Answer", bound=Message)
@@ -35,6 +37,8 @@ KEPT_S = 24 * 3600.0
 MAX_ANSWERS = 1000
 MAX_BYTES = 16 * MIB
 MAX_ID = 128
+WRITES_EACH, WRITES = CALLS_EACH + STREAMS_EACH, CALLS + STREAMS
+"""Under way at once: of one principal, and of all."""
 
 
 @dataclass(slots=True)
@@ -88,6 +92,7 @@ class Answers:
         self._clock = clock
         self._books: dict[str, _Book] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._shares = Shares("writes under way", each=WRITES_EACH, most=WRITES)
 
     async def once(self, request: Message, work: Callable[[], Awaitable[Answer]], *, abandon: bool = False) -> Answer:
         """The answer to a request with a `request_id`, by `work` or by an earlier call.
@@ -95,6 +100,7 @@ class Answers:
         Raises:
             InvalidSpecError: the id is too long or not printable.
             ConflictError: `request-id-reused`.
+            CapacityError: `too-many` are under way, though perhaps nobody waits for them any more.
             What `work` raises.
         """
         call = current_call()
@@ -128,12 +134,15 @@ class Answers:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _begin(self, call: Call, digest: bytes, work: Callable[[], Awaitable[Message]]) -> _Work:
+        give_back = self._shares.take(call.principal.id)
+
         async def run() -> Message:
             return await work()
 
         task = asyncio.create_task(run(), name="write")
         self._tasks.add(task)
         task.add_done_callback(self._forget)
+        task.add_done_callback(lambda _task: give_back())
         return _Work(call, digest, task)
 
     def _forget(self, task: asyncio.Task[Message]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, cast
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import InvalidSpecError, NotFoundError, UnavailableError
 from plasmavmc.rpc.api import Image, ImageApi, ImageOrder, key_of_image
 from plasmavmc.rpc.conversions.images import (
@@ -119,7 +119,7 @@ async def _chunks(messages: AsyncIterator[image_pb2.RegisterImageRequest]) -> As
     while True:
         asked = time.monotonic()
         try:
-            async with asyncio.timeout(CHUNK_DEADLINE_S):
+            async with within(CHUNK_DEADLINE_S):
                 chunk = await _next_chunk(messages)
         except StopAsyncIteration:
             return

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 from typing import TypeAlias, TypeVar
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import ConflictError, GuestError, InvalidSpecError
 from plasmavmc.guest.api import ExecExit, ExecOutput, ExecSession
 from plasmavmc.rpc.conversions.streams import output_to_pb, signal_from_pb, size_from_pb
@@ -31,7 +32,7 @@ async def first_message(messages: AsyncIterator[Item], deadline_s: float) -> Ite
         InvalidSpecError: none came in time.
     """
     try:
-        async with asyncio.timeout(deadline_s):
+        async with within(deadline_s):
             return await anext(messages)
     except (TimeoutError, StopAsyncIteration):
         raise InvalidSpecError("start", f"no first message came within {deadline_s:g} s") from None
@@ -73,7 +74,7 @@ async def _upload(messages: AsyncIterator[vm_pb2.CopyIntoVmRequest], session: Ex
     with suppress(GuestError):
         while True:
             try:
-                async with asyncio.timeout(_SILENT_S):
+                async with within(_SILENT_S):
                     message = await anext(messages)
             except StopAsyncIteration:
                 break

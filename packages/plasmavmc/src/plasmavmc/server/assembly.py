@@ -252,23 +252,24 @@ async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobSource | No
         parts=parts,
         resolver=resolver,
         probes=probes,
-        upkeep=partial(keep_up, manager, parts, site.image_budget),
+        upkeep=partial(keep_up, manager, parts, site.image_budget, resolver.run),
         disk_dir=disk_dir,
         subnet=subnet,
         max_vms=subnet.num_addresses - _OWN_ADDRESSES,
     )
 
 
-async def keep_up(manager: VmManager, parts: EngineParts, image_budget: int) -> None:
+async def keep_up(manager: VmManager, parts: EngineParts, image_budget: int, resolver: Upkeep) -> None:
     """All that has to be done from time to time, for ever. Of one part's failure another hears nothing."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(_for_ever("rules", partial(keep_whole, parts.network)), name="rules")
-        group.create_task(_for_ever("logs", partial(keep_swept, manager)), name="logs")
+        group.create_task(for_ever("resolver", resolver), name="resolver")
+        group.create_task(for_ever("rules", partial(keep_whole, parts.network)), name="rules")
+        group.create_task(for_ever("logs", partial(keep_swept, manager)), name="logs")
         if image_budget:
-            group.create_task(_for_ever("images", partial(keep_within, parts.images, image_budget)), name="images")
+            group.create_task(for_ever("images", partial(keep_within, parts.images, image_budget)), name="images")
 
 
-async def _for_ever(name: str, upkeep: Upkeep) -> None:
+async def for_ever(name: str, upkeep: Upkeep) -> None:
     """Begin anew what fails in a way that it does not know of: nobody else would."""
     while True:
         try:

@@ -2,8 +2,9 @@
 
 Theory. An image is brought into the blob store (from a registry, or from an uploaded tar), built, and entered in the
 catalogue; so what is registered boots without asking anybody. Blobs stay beside the built root file system, for a later
-builder makes it anew from them. A removed image takes its blobs along, unless another is being brought in: blobs without
-an entry are its own for that while, and go the next time. While blobs are collected, none begins to come in.
+builder makes it anew from them. A removed image takes its blobs along, and so does one that is refused, unless another is
+being brought in: blobs without an entry are its own for that while, and go the next time. While blobs are collected, none
+begins to come in. What a pull that broke off has brought is there for the next, with a budget for an hour.
 
 Bytes come as slowly as who sends them likes, so nothing that others need is held meanwhile: an upload lies in a file of its
 own, without a name, and takes one of the few slots for reading and building only when it is whole; a pull takes one when
@@ -26,6 +27,7 @@ from itertools import islice
 
 import structlog
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import (
     ConflictError,
     ImageError,
@@ -61,6 +63,8 @@ UPLOADS_EACH, UPLOADS = 2, 16
 PULLS_EACH, PULLS = 4, 32
 UPLOADS_WAITING, PULLS_WAITING = 8, 512
 """Of one principal, until it has less under way."""
+UNWANTED_S = 3600.0
+"""What no image needs, and nobody came back for in that time, goes with the next look at the budget."""
 _AT_ONCE = 4
 """Images that are read and built: each takes a core."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -166,11 +170,16 @@ class EngineImages:
     # Bringing in
 
     async def _take(self, order: ImageOrder, chunks: AsyncIterator[bytes], report: _Report) -> Image:
-        match order.source:
-            case Upload.TAR | Upload.WASM:
-                return await self._take_file(order, chunks, report)
-            case reference:
-                return await self._take_reference(order, reference, report)
+        try:
+            match order.source:
+                case Upload.TAR | Upload.WASM:
+                    return await self._take_file(order, chunks, report)
+                case reference:
+                    return await self._take_reference(order, reference, report)
+        except BaseException as error:
+            if isinstance(order.source, Upload) or (isinstance(error, ImageError) and report.latest.stage == "build"):
+                await self._collect_blobs()
+            raise
 
     async def _take_reference(self, order: ImageOrder, reference: str, report: _Report) -> Image:
         if not names_registry(reference):
@@ -185,7 +194,7 @@ class EngineImages:
         async with self._intake():
             async with Repository(parsed, self._policy, login) as source:
                 try:
-                    async with asyncio.timeout(RESOLVE_S):
+                    async with within(RESOLVE_S):
                         manifest = await source.resolve(self._platform)
                 except TimeoutError:
                     raise UnavailableError(
@@ -273,7 +282,7 @@ class EngineImages:
             except (PlasmaError, OSError) as error:  # the disk may be better the next time
                 log.warning("images.not_collected", reason=str(error))
             with suppress(TimeoutError):
-                async with asyncio.timeout(COLLECT_EVERY_S):
+                async with within(COLLECT_EVERY_S):
                     await self._came.wait()
 
     async def collect(self, budget_bytes: int) -> tuple[Image, ...]:
@@ -285,6 +294,7 @@ class EngineImages:
             StoredImage(each.digest, each.disk_bytes, each.used_at, each.digest in used) for each in entries.values()
         ]
         gone = [digest for digest in surplus(stored, budget_bytes, self._clock()) if await self._drop(digest)]
+        await self._collect_blobs(self._clock() - UNWANTED_S)
         return tuple(entries[digest] for digest in gone)
 
     async def _drop(self, digest: str) -> bool:
@@ -314,9 +324,15 @@ class EngineImages:
         if digest not in self._catalogue.digests():
             self._disk_bytes.pop(digest, None)
             await self._store.remove(digest)
-        async with self._collecting:
-            if not self._intakes:
-                await self._blobs.collect(self._catalogue.digests())
+        await self._collect_blobs()
+
+    async def _collect_blobs(self, unused_since: float | None = None) -> None:
+        try:
+            async with self._collecting:
+                if not self._intakes:
+                    await self._blobs.collect(self._catalogue.digests(), unused_since)
+        except OSError as error:  # they go the next time
+            log.warning("blobs.not_collected", reason=str(error))
 
 
 async def _followed(work: Coroutine[None, None, Image], report: _Report) -> AsyncGenerator[ImageProgress | Image, None]:

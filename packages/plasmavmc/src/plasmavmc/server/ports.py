@@ -2,8 +2,8 @@
 
 Theory. The server itself listens, and splices each connection to the VM's address: nothing of it is in the kernel's
 tables, so nothing of it can stay behind, and a listener's death is the server's (docs/adr/0004). A port is bound when its
-VM is created, so that one that is taken is told at once, and is the VM's until that has ended; who connects before the
-workload runs, or to a port that nobody listens on in the VM, is hung up on.
+VM is created, so that one that is taken is told at once, and is the VM's until that has ended, or its restart has failed;
+who connects before the workload runs, or to a port that nobody listens on in the VM, is hung up on.
 
 A half-closed connection stays half open, as clients of old protocols want. Bytes wait nowhere but in the sockets'
 buffers and one chunk each way. A connection that says nothing is kept: the kernel's keep-alive finds peers that are gone.
@@ -18,14 +18,15 @@ import asyncio
 import errno
 import socket
 import time
-from collections.abc import Coroutine, Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import structlog
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import CapacityError, ConflictError, HostError
 from plasmavmc.host.descriptors import descriptor_limit
 from plasmavmc.states import ENDED
@@ -54,12 +55,22 @@ class _Published:
     """Descriptors that its ports and their connections may have."""
     target: IPv4Address | Path | None = None
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    listening: frozenset[asyncio.Task[None]] = frozenset()
+    """Those that take connections; each other one carries one."""
+    kept: bool = False
+    """They are not given back, though the VM has ended: it is being restarted."""
     taken: int = 0
     """Descriptors."""
 
     def close(self) -> None:
         """Each task's socket is closed as it ends: a number that the loop still watches is not given away before."""
         for task in self.tasks:
+            task.cancel()
+
+    def hang_up(self) -> None:
+        """Lead nowhere: connections are cut, and the ports stay."""
+        self.target = None
+        for task in self.tasks - self.listening:
             task.cancel()
 
 
@@ -92,6 +103,20 @@ class PublishedPorts:
         published = self._by_vm[vm_id] = _Published(self._most + len(wanted) * _PER_LISTENER)
         for port, listener in listeners:
             self._spawn(published, self._accept(published, port, listener), listener, _PER_LISTENER)
+        published.listening = frozenset(published.tasks)
+
+    @contextmanager
+    def keeping(self, vm_id: str) -> Iterator[None]:
+        """For the block they stay the VM's though it ends, and leads nowhere: it is restarted, and nobody may take its ports
+        meanwhile."""
+        published = self._by_vm.get(vm_id)
+        if published is not None:
+            published.kept = True
+        try:
+            yield
+        finally:
+            if published is not None:
+                published.kept = False
 
     def close(self, vm_id: str) -> None:
         """Give them back; connections are cut."""
@@ -104,10 +129,12 @@ class PublishedPorts:
         present = {vm.spec.id: vm for vm in vms}
         for vm_id, published in list(self._by_vm.items()):
             vm = present.get(vm_id)
-            if vm is None or vm.status.state in ENDED:
-                self.close(vm_id)
-            else:
+            if vm is not None and vm.status.state not in ENDED:
                 published.target = _address(vm)
+            elif published.kept:
+                published.hang_up()
+            else:
+                self.close(vm_id)
 
     def adopt(self, vms: Iterable[Vm]) -> None:
         """Take the ports of VMs that lived through a restart of the server; one that is taken now is told in the log."""
@@ -232,7 +259,7 @@ async def _serve(client: socket.socket, target: IPv4Address | Path, port: int) -
             if end.family is socket.AF_INET:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        async with asyncio.timeout(CONNECT_S):
+        async with within(CONNECT_S):
             await loop.sock_connect(guest, str(target) if isinstance(target, Path) else (str(target), port))
         await _splice(client, guest)
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from plasmavmc.host.installation import Installation
 from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.policy import RegistryPolicy
 from plasmavmc.rpc.gate import Gate
-from plasmavmc.server.assembly import Engine, EngineSite, keep_swept, keep_whole, open_engine
+from plasmavmc.server.assembly import Engine, EngineSite, for_ever, open_engine
 from plasmavmc.server.authorizer import PolicyAuthorizer, PolicyFile
 from plasmavmc.server.catalogue import Catalogue
 from plasmavmc.server.engine import EngineVms
@@ -111,20 +112,18 @@ class Serving:
         async with services, _listening(listeners, services):
             tasks = {asyncio.create_task(part, name=name) for name, part in parts.items()}
             tasks.add(asyncio.create_task(services.follow(), name="changes"))
-            resolver = asyncio.create_task(engine.resolver.run(), name="resolver")
-            naming = asyncio.create_task(name_vms(engine.manager, engine.resolver.name), name="names")
-            tasks.add(asyncio.create_task(keep_whole(engine.parts.network), name="rules"))
-            tasks.add(asyncio.create_task(keep_swept(engine.manager), name="logs"))
+            tasks.add(asyncio.create_task(engine.upkeep(), name="upkeep"))
+            naming = partial(name_vms, engine.manager, engine.resolver.name)
+            tasks.add(asyncio.create_task(for_ever("names", naming), name="names"))
             if self.settings.image_budget:
-                keeping = services.images.keep_within(self.settings.image_budget)
-                tasks.add(asyncio.create_task(keeping, name="image budget"))
+                keeping = partial(services.images.keep_within, self.settings.image_budget)
+                tasks.add(asyncio.create_task(for_ever("image budget", keeping), name="image budget"))
             probe = asyncio.create_task(self._probe(engine, services), name="probe")
             self._tell_ready()
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            beside = (probe, resolver, naming)
-            for task in (*tasks, *beside):
+            for task in (*tasks, probe):
                 task.cancel()
-            await asyncio.gather(*tasks, *beside, return_exceptions=True)
+            await asyncio.gather(*tasks, probe, return_exceptions=True)
         ended = sorted(task.get_name() for task in done if task.get_name() != "end")
         if ended:
             log.error("parts of the server ended", parts=ended)

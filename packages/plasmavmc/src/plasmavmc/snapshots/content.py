@@ -1,8 +1,8 @@
 """Memory and state of a guest, copied piece by piece with a digest of each.
 
 Theory. A guest's memory is sparse (what it never touched) and holds many zero pages, so only what has content is kept:
-data as the file system knows it (SEEK_DATA), less blocks of zeros. Pieces are independent, so two threads do them at
-once: reading, hashing and writing all happen without the interpreter's lock. 100 MiB take about 0.1 s.
+where there is data as the file system knows it (SEEK_DATA), less blocks of zeros. Pieces are independent, so two threads do
+them at once: reading, hashing and writing all happen without the interpreter's lock. 100 MiB take about 0.1 s.
 
 What is loaded is verified as it is copied into memory that nobody else can write: the very bytes that the guest will
 run on. A piece that is not as it was written ends everything.
@@ -18,10 +18,9 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from plasmavmc.errors import CapacityError, HostError
+from plasmavmc.errors import CapacityError, HostError, disk_full, is_disk_full
 from plasmavmc.host.names import GUEST_MEMORY
 from plasmavmc.host.ranges import read_range, write_range
 from plasmavmc.host.threads import in_thread
@@ -33,7 +32,6 @@ PIECE = 2 * 1024 * 1024
 BLOCK = 64 * 1024
 THREADS = 2
 _ZEROS = bytes(BLOCK)
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def new_memory(size: int) -> int:
@@ -163,41 +161,42 @@ def _piece(offset: int, data: bytes) -> Piece:
 
 
 def _stretches(source: int) -> Iterator[tuple[int, int]]:
-    """Runs of data, cut where a multiple of PIECE begins, so that neighbours are done together."""
-    end = 0
+    """Each PIECE of a file in which there is data, whole: its holes are read as zeros. A guest can have its memory lie in as
+    many runs as it has pages, and what is kept of it must not be as many."""
+    size, end = os.fstat(source).st_size, 0
     while True:
         try:
-            start = os.lseek(source, end, os.SEEK_DATA)
-            end = os.lseek(source, start, os.SEEK_HOLE)
+            start = os.lseek(source, end, os.SEEK_DATA) // PIECE * PIECE
         except OSError as error:
-            if error.errno == errno.ENXIO:
+            if error.errno == errno.ENXIO:  # only a hole is left
                 return
             raise
-        while start < end:
-            stop = min(end, (start // PIECE + 1) * PIECE)
-            yield start, stop - start
-            start = stop
+        end = min(start + PIECE, size)
+        yield start, end - start
 
 
 async def _each(parts: Iterable[Part], work: Callable[[Part], list[Piece]]) -> tuple[Piece, ...]:
-    """The pieces of all parts, in order. Threads have ended when this returns or raises, cancelled or not."""
-    waiting: SimpleQueue[Part] = SimpleQueue()
+    """The pieces of all parts, in order; parts are looked for by the threads too. Threads have ended when this returns or
+    raises, cancelled or not."""
+    left, taking = iter(parts), threading.Lock()
     done: list[Piece] = []
     given_up = threading.Event()
 
+    def take() -> tuple[Part, ...]:
+        with taking:
+            for part in left:
+                return (part,)
+        return ()
+
     def serve() -> None:
         try:
-            while not given_up.is_set():
-                done.extend(work(waiting.get_nowait()))
-        except Empty:
-            return
+            while not given_up.is_set() and (taken := take()):
+                done.extend(work(taken[0]))
         except BaseException:
             given_up.set()
             raise
 
     with _refusals():
-        for part in parts:
-            waiting.put(part)
         servers = [asyncio.create_task(in_thread(serve)) for _ in range(THREADS)]
         try:
             await asyncio.gather(*servers)
@@ -205,7 +204,11 @@ async def _each(parts: Iterable[Part], work: Callable[[Part], list[Piece]]) -> t
             given_up.set()
             await asyncio.gather(*servers, return_exceptions=True)
             raise
-    return tuple(sorted(done, key=lambda piece: piece.offset))
+    return await in_thread(_in_order, done)
+
+
+def _in_order(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
+    return tuple(sorted(pieces, key=lambda piece: piece.offset))
 
 
 @contextmanager
@@ -217,10 +220,6 @@ def _refusals() -> Iterator[None]:
 
 
 def _refused(error: OSError) -> HostError | CapacityError:
-    if error.errno in _FULL:
-        return CapacityError(
-            "disk-full",
-            "no space left for a snapshot",
-            resolution="Free space, or give the data directory a larger disk.",
-        )
+    if is_disk_full(error):
+        return disk_full("no space left for a snapshot")
     return HostError("snapshot-error", f"a snapshot cannot be copied: {error.strerror or error}")

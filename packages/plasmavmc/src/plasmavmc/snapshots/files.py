@@ -15,22 +15,20 @@ a copy that was verified.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from plasmavmc.errors import CapacityError, HostError, InvalidSpecError
+from plasmavmc.errors import HostError, InvalidSpecError, disk_full, is_disk_full
 from plasmavmc.host.names import is_key
 from plasmavmc.host.threads import in_thread
 from plasmavmc.snapshots.manifest import Manifest, damaged, decode, encode
 
 _NEW, _USED = ".new", ".used"
 _MOST_MANIFEST = 64 * 1024 * 1024
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +74,8 @@ class SnapshotStore:
         """The VMs with a snapshot."""
         return frozenset(path.name for path in self._directory.iterdir() if is_key(path.name))
 
-    @contextmanager
-    def draft(self, key: str) -> Iterator[Draft]:
+    @asynccontextmanager
+    async def draft(self, key: str) -> AsyncIterator[Draft]:
         """Begin a snapshot. At the end of the block nothing of it is left unless it was committed.
 
         Raises:
@@ -85,18 +83,26 @@ class SnapshotStore:
             HostError: `snapshot-error`.
         """
         place = self._place(key, _NEW)
-        shutil.rmtree(place, ignore_errors=True)
-        with ExitStack() as stack:
-            stack.callback(shutil.rmtree, place, ignore_errors=True)
-            with _errors(place):
-                place.mkdir(mode=0o700)
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-                state, memory = (_opened(place / name, flags, stack) for name in ("state", "memory"))
-            yield Draft(key, state, memory)
+        await in_thread(shutil.rmtree, place, ignore_errors=True)
+        try:
+            with ExitStack() as stack:
+                with _errors(place):
+                    place.mkdir(mode=0o700)
+                    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+                    state, memory = (_opened(place / name, flags, stack) for name in ("state", "memory"))
+                yield Draft(key, state, memory)
+        finally:
+            if place.exists():  # else it was committed, and nobody may be cancelled here, where that counts
+                await in_thread(shutil.rmtree, place, ignore_errors=True)
 
     async def commit(self, draft: Draft, manifest: Manifest) -> None:
         """Make the draft the VM's snapshot: durable first, then named. Who is cancelled when it has its name is not heard:
-        the snapshot counts, and what counts must not run on."""
+        the snapshot counts, and what counts must not run on.
+
+        Raises:
+            CapacityError: `disk-full`.
+            HostError: `snapshot-error`; `snapshot-large`, its pieces are more than would be read again.
+        """
         try:
             await in_thread(self._commit, draft, manifest)
         except asyncio.CancelledError:
@@ -106,9 +112,16 @@ class SnapshotStore:
     def _commit(self, draft: Draft, manifest: Manifest) -> None:
         place, final = self._place(draft.key, _NEW), self._place(draft.key)
         with _errors(place), ExitStack() as stack:
+            content = encode(manifest)
+            if len(content) > _MOST_MANIFEST:  # it would not be read again
+                raise HostError(
+                    "snapshot-large",
+                    f"the memory of VM {manifest.vm_id} lies in too many parts to be kept",
+                    resolution="Stop the VM instead, or give it less memory.",
+                )
             written = _opened(place / "manifest", os.O_WRONLY | os.O_CREAT | os.O_EXCL, stack)
             with os.fdopen(os.dup(written), "wb") as stream:
-                stream.write(encode(manifest))
+                stream.write(content)
             if manifest.memory is None:
                 (place / "memory").unlink()
             else:
@@ -208,10 +221,6 @@ def _errors(place: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise damaged(f"{Path(str(error.filename)).name} is missing") from error
     except OSError as error:
-        if error.errno in _FULL:
-            raise CapacityError(
-                "disk-full",
-                "no space left for a snapshot",
-                resolution="Free space, or give the data directory a larger disk.",
-            ) from error
+        if is_disk_full(error):
+            raise disk_full("no space left for a snapshot") from error
         raise HostError("snapshot-error", f"{place}: {error.strerror or error}") from error

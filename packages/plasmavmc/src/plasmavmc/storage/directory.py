@@ -11,14 +11,13 @@ not outlive its VM, and no VM outlives its host but one that is suspended, whose
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from plasmavmc.errors import CapacityError, ConflictError, HostError, InvalidSpecError, NotFoundError
+from plasmavmc.errors import ConflictError, HostError, InvalidSpecError, NotFoundError, disk_full, is_disk_full
 from plasmavmc.host.threads import in_thread
 from plasmavmc.storage.backend import Disk
 
@@ -26,7 +25,6 @@ Copy = Callable[[int, int], None]
 """Gives the second descriptor (an empty file) the content of the first; blocking. Raises `OSError`."""
 
 _KEY = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _STAT_BLOCK = 512
 
 
@@ -160,12 +158,8 @@ def storage_errors(path: Path) -> Iterator[None]:
     except FileExistsError:
         raise ConflictError("disk-exists", f"disk {path.stem} exists already") from None
     except OSError as error:
-        if error.errno in _FULL:
-            raise CapacityError(
-                "disk-full",
-                f"no space left for disks in {path.parent}",
-                resolution="free space, or give the data directory a larger disk",
-            ) from error
+        if is_disk_full(error):
+            raise disk_full(f"no space left for disks in {path.parent}") from error
         raise HostError("storage-error", f"{path}: {error.strerror or error}", details=str(error)) from error
 
 

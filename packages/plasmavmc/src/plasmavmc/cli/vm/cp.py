@@ -18,6 +18,7 @@ from plasmavmc.cli.lazy import HELP
 from plasmavmc.cli.output import cell, output_option, say, show_one
 from plasmavmc.cli.values import Size
 from plasmavmc.cli.working import with_engine
+from plasmavmc.deadlines import within
 
 if TYPE_CHECKING:
     from plasmavmc.cli.unpacking import Unpacked
@@ -141,7 +142,7 @@ async def _copy_out(engine: EngineClient, vm_id: str, source: Place, destination
             unpack, bridge, destination.path, source.name, contents=source.contents, max_bytes=max_size
         )
         bridge.close()
-        async with asyncio.timeout(_LAST_WORDS_S):
+        async with within(_LAST_WORDS_S):
             await feeding  # what went wrong behind the archive's end
         return done
     finally:

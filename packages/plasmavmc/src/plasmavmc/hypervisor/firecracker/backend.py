@@ -157,14 +157,7 @@ class FirecrackerBackend:
 
     async def stop_vm(self, handle: VmHandle) -> None:
         vm = self._vms.get(handle.vm_id)
-        process = vm.process if vm is not None else self._living(handle)
-        if process is None:
-            return
-        try:
-            await process.kill()
-        finally:
-            if vm is None:
-                process.close()
+        await self._vms.end(handle, vm.process if vm is not None else self._living(handle), VmmProcess.kill)
 
     async def wait_vm(self, handle: VmHandle) -> VmmExit:
         return await self._vms.of(handle).process.wait()

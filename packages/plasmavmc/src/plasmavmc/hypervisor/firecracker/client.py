@@ -27,6 +27,7 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import ConflictError, HostError, PlasmaError, UnavailableError
 from plasmavmc.hypervisor.firecracker.models import (
     Action,
@@ -137,7 +138,7 @@ class FirecrackerClient:
         headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if body is not None else {})
         try:
             async with (
-                asyncio.timeout(deadline_s),
+                within(deadline_s),
                 self._session.request(method, f"http://localhost{path}", data=body, headers=headers) as answer,
             ):
                 return answer.status, await _bounded(answer)
@@ -180,7 +181,7 @@ async def firecracker_client(
 async def _listening(path: Path, deadline_s: float, ended: Callable[[], bool]) -> None:
     """Return when something listens at `path`."""
     try:
-        async with asyncio.timeout(deadline_s):
+        async with within(deadline_s):
             while True:
                 try:
                     _, writer = await asyncio.open_unix_connection(str(path))

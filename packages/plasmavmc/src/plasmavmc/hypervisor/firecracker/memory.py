@@ -10,12 +10,11 @@ size that can be, is taken.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from contextlib import suppress
 
-from plasmavmc.errors import CapacityError, HostError
+from plasmavmc.errors import HostError, disk_full, is_disk_full
 from plasmavmc.storage.sparse import sparse_copy
 
 STATE, MEMORY = "state", "memory"
@@ -61,8 +60,8 @@ def give(directory: int, name: str, source: int, size: int) -> None:
         finally:
             os.close(made)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CapacityError("disk-full", "no space left for a guest's memory", resolution="Free space.") from error
+        if is_disk_full(error):
+            raise disk_full("no space left for a guest's memory", resolution="Free space.") from error
         raise HostError("state-refused", f"the guest's {name} cannot be given: {error.strerror}") from error
 
 

@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import UnavailableError
 
 ATTEMPT_S = 1.0
@@ -48,7 +49,7 @@ async def connect_vsock(
     """
     reason = "it was not tried"
     try:
-        async with asyncio.timeout(deadline_s):
+        async with within(deadline_s):
             while True:
                 try:
                     return await _attempt(path, port, attempt_s)
@@ -67,7 +68,7 @@ async def _attempt(path: Path, port: int, attempt_s: float) -> tuple[asyncio.Str
     writer: asyncio.StreamWriter | None = None
     connected = False
     try:
-        async with asyncio.timeout(attempt_s):
+        async with within(attempt_s):
             reader, writer = await asyncio.open_unix_connection(str(path), limit=_READ)
             writer.write(b"CONNECT %d\n" % port)
             answer = await _line(reader)

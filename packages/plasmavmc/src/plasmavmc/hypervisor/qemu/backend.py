@@ -139,14 +139,7 @@ class KvmBackend:
             self._seat_the_next()
 
     async def stop_vm(self, handle: VmHandle) -> None:
-        vm = self._find(handle)
-        if vm is None:
-            return
-        try:
-            await vm.end()
-        finally:
-            if handle.vm_id not in self._vms:
-                vm.close()
+        await self._vms.end(handle, self._find(handle), QemuVm.end)
 
     async def wait_vm(self, handle: VmHandle) -> VmmExit:
         return await self._vms.of(handle).process.wait()

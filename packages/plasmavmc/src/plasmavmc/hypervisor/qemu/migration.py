@@ -23,6 +23,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.hypervisor.qemu.qmp import QmpSession
 
@@ -59,7 +60,7 @@ async def go_on(monitor: QmpSession) -> None:
     Raises:
         HostError, UnavailableError: the VMM refuses, or does not answer.
     """
-    async with asyncio.timeout(MIGRATION_DEADLINE_S):
+    async with within(MIGRATION_DEADLINE_S):
         while (await _status(monitor)).get("status") in _ON_ITS_WAY:
             with suppress(HostError):
                 await monitor.execute("migrate_cancel")
@@ -114,7 +115,7 @@ async def _prepare(monitor: QmpSession, state: int, *, leave_memory: bool) -> No
 
 async def _until(is_over: Callable[[], Awaitable[bool]], code: str) -> None:
     try:
-        async with asyncio.timeout(MIGRATION_DEADLINE_S):
+        async with within(MIGRATION_DEADLINE_S):
             while True:
                 if await is_over():
                     return

@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import HostError, PlasmaError, UnavailableError
 
 LINE_LIMIT = 256 * 1024
@@ -42,7 +43,7 @@ class QmpSession:
             UnavailableError: `qmp-silent`, nobody answered in time or the VMM ended.
         """
         try:
-            async with asyncio.timeout(deadline_s):
+            async with within(deadline_s):
                 reader, writer = await asyncio.open_unix_connection(path, limit=LINE_LIMIT)
                 session = cls(reader, writer)
                 try:
@@ -72,7 +73,7 @@ class QmpSession:
             UnavailableError: `qmp-silent`, no answer in time or the VMM ended.
         """
         try:
-            async with asyncio.timeout(deadline_s):
+            async with within(deadline_s):
                 return await self._ask(command, arguments or {}, descriptor)
         except TimeoutError as error:
             raise _silent(f"no answer to {command} within {deadline_s:g} s") from error

@@ -114,13 +114,7 @@ class WasmBackend:
 
     async def stop_vm(self, handle: VmHandle) -> None:
         vm = self._find(handle)
-        if vm is None:
-            return
-        try:
-            await vm.process.kill()
-        finally:
-            if handle.vm_id not in self._vms:
-                vm.process.close()
+        await self._vms.end(handle, None if vm is None else vm.process, VmmProcess.kill)
 
     async def wait_vm(self, handle: VmHandle) -> VmmExit:
         return await self._vms.of(handle).process.wait()

@@ -21,6 +21,7 @@ from typing import Final
 
 import h11
 
+from plasmavmc.deadlines import within
 from plasmavmc.hypervisor.wasm.gateway import MAX_HEAD_BYTES, BadRequestError, Head, Request, check_request
 from plasmavmc.types import MIB
 
@@ -207,7 +208,7 @@ class Connection:
         with suppress(OSError):
             self._writer.write_eof()
         left = _LINGER_BYTES
-        async with asyncio.timeout(_LINGER_S):
+        async with within(_LINGER_S):
             while left > 0 and (data := await self._reader.read(_READ)):
                 left -= len(data)
 
@@ -217,7 +218,7 @@ class Connection:
         Raises:
             BadRequestError, h11.RemoteProtocolError
         """
-        async with asyncio.timeout(IDLE_S):
+        async with within(IDLE_S):
             event = await self._event()
         if not isinstance(event, h11.Request):
             return None
@@ -235,7 +236,7 @@ class Connection:
         if self._http.they_are_waiting_for_100_continue:
             await self.send(h11.InformationalResponse(status_code=100, headers=[]))
         try:
-            async with asyncio.timeout(BODY_S):
+            async with within(BODY_S):
                 while isinstance(event := await self._event(), h11.Data):
                     body.add(bytes(event.data))
         except TimeoutError:

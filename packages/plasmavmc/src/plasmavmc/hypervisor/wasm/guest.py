@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import Protocol
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import GuestError
 from plasmavmc.guest.framing import MAGIC, NONCE_BYTES, Frame, FrameDecoder, FrameType, encode, fields, put_field
 from plasmavmc.guest.messages import MAX_CONFIG, MAX_TEXT, PROTOCOL_VERSION, Tag, encode_u32
@@ -180,7 +181,7 @@ class Guest:
             await self._over.wait()
             attached = self._host is not None
             with suppress(TimeoutError):
-                async with asyncio.timeout(_END_ATTACHED_S if attached else _END_ALONE_S):
+                async with within(_END_ATTACHED_S if attached else _END_ALONE_S):
                     await self._seen.wait()
         finally:
             speaking.cancel()

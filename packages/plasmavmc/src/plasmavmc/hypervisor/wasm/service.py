@@ -24,6 +24,7 @@ from pathlib import Path
 
 import h11
 
+from plasmavmc.deadlines import within
 from plasmavmc.hypervisor.wasm.connection import Bodies, Body, Connection, Exchange
 from plasmavmc.hypervisor.wasm.control import HTTP_BACKLOG
 from plasmavmc.hypervisor.wasm.engine import INTERRUPTED, BadModuleError, Ended, Run
@@ -164,7 +165,7 @@ class Service:
             return
         running = await self._start(exchange, variables)
         try:
-            async with asyncio.timeout(self._request_s):
+            async with within(self._request_s):
                 await self._relay(running, exchange)
         except TimeoutError:
             await self._give_up(exchange, 504, f"no answer within {self._request_s:g} s")
@@ -179,7 +180,7 @@ class Service:
             return False
         self._waiting += 1
         try:
-            async with asyncio.timeout(WAIT_S):
+            async with within(WAIT_S):
                 return await self._slots.acquire()
         except TimeoutError:
             return False

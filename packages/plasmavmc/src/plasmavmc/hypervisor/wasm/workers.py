@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.host.configuration import WASM_WORKER
 from plasmavmc.host.names import HostNames
@@ -196,7 +197,7 @@ class Workers:
     @staticmethod
     async def _ready(connection: socket.socket, process: VmmProcess) -> None:
         try:
-            async with asyncio.timeout(READY_DEADLINE_S):
+            async with within(READY_DEADLINE_S):
                 data = await asyncio.get_running_loop().sock_recv(connection, control.PACKET_BYTES)
         except (TimeoutError, OSError):
             data = b""

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from plasmavmc.deadlines import within
 from plasmavmc.network.dns import progress
 from plasmavmc.network.dns.forward import Forwarder, Upstream
 from plasmavmc.network.dns.names import MEMBERS_FILE, NAMES_FILE, read_askers, read_names
@@ -104,7 +105,7 @@ async def serve(
     await server.open()
     while not ended.is_set():
         with suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_EVERY_S):
+            async with within(LOOK_EVERY_S):
                 await ended.wait()
         files.look()
     await server.close()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from plasmavmc.deadlines import within
 from plasmavmc.network.dns import reply, wire
 from plasmavmc.network.dns.cache import Cache, Key, key_of
 from plasmavmc.network.dns.reply import Reply
@@ -84,7 +85,7 @@ class Forwarder:
         found = _FAILED
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._patience.whole_s):
+                async with within(self._patience.whole_s):
                     found = await self._from_anybody(query)
         finally:
             del self._asked[key]
@@ -129,13 +130,13 @@ class Forwarder:
         transport, waiting = await loop.create_datagram_endpoint(lambda: _Waiting(message), remote_addr=upstream)
         try:
             transport.sendto(message)
-            async with asyncio.timeout(self._patience.udp_s):
+            async with within(self._patience.udp_s):
                 return await waiting.answer
         finally:
             transport.close()
 
     async def _by_tcp(self, upstream: Upstream, message: bytes) -> bytes:
-        async with asyncio.timeout(self._patience.tcp_s):
+        async with within(self._patience.tcp_s):
             reader, writer = await asyncio.open_connection(*upstream)
             try:
                 writer.write(len(message).to_bytes(2, "big") + message)

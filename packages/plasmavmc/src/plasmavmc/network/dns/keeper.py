@@ -25,6 +25,7 @@ from pathlib import Path
 
 import structlog
 
+from plasmavmc.deadlines import within
 from plasmavmc.errors import PlasmaError
 from plasmavmc.host.daemons import start_daemon
 from plasmavmc.host.helper.cgroups import NONE as NO_CGROUPS
@@ -160,6 +161,8 @@ class ResolverKeeper:
                 await self._start()
             except PlasmaError as error:
                 log.error("resolver.not_started", reason=error.brief, resolution=error.resolution)
+            except OSError as error:  # no descriptors are left, say
+                log.error("resolver.not_started", reason=str(error))
             await asyncio.sleep(_RETRY_S)
 
     async def _look_after(self) -> None:
@@ -167,7 +170,11 @@ class ResolverKeeper:
         while True:
             await asyncio.sleep(self._look_every_s)
             process, before = self.process, progress.said(self._run_dir)
-            if self._pidfd is None or await asyncio.to_thread(self._answers):
+            try:
+                if self._pidfd is None or await asyncio.to_thread(self._answers):
+                    continue
+            except OSError as error:  # we cannot ask, which says nothing of the resolver
+                log.warning("resolver.not_asked", reason=str(error))
                 continue
             if await self._progresses(before):
                 log.warning("resolver.busy", pid=process.pid if process else 0)
@@ -225,7 +232,7 @@ class ResolverKeeper:
         self._signal(signal.SIGTERM)
         if self._pidfd is not None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_END_S):
+                async with within(_END_S):
                     await self._ended.wait()
         for process in self._living():
             await asyncio.to_thread(kill, process, _END_S)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 
+from plasmavmc.deadlines import within
 from plasmavmc.network.dns import wire
 from plasmavmc.network.dns.forward import Forwarder
 from plasmavmc.network.dns.progress import SAID_EVERY_S
@@ -154,7 +155,7 @@ class DnsServer:
             while True:
                 await room.acquire()
                 try:
-                    async with asyncio.timeout(self._idle_s):
+                    async with within(self._idle_s):
                         length = int.from_bytes(await reader.readexactly(2), "big")
                         if length > _LARGEST:
                             return
@@ -171,7 +172,7 @@ class DnsServer:
                 answer = await self._forwarded(answer)
             if answer is not None:
                 writer.write(len(answer).to_bytes(2, "big") + answer)
-                async with asyncio.timeout(self._bounds.idle_s):
+                async with within(self._bounds.idle_s):
                     await writer.drain()
         except (OSError, TimeoutError):  # what he does not take must not pile up here
             writer.transport.abort()

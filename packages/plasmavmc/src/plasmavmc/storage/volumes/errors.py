@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from plasmavmc.errors import CapacityError, ConflictError, HostError, NotFoundError
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+from plasmavmc.errors import CapacityError, ConflictError, HostError, NotFoundError, disk_full, is_disk_full
 
 
 def no_volume(volume_id: str) -> NotFoundError:
@@ -35,12 +32,8 @@ def has_snapshots(volume_id: str, count: int) -> ConflictError:
     )
 
 
-def disk_full(doing: str) -> CapacityError:
-    return CapacityError(
-        "disk-full",
-        f"cannot {doing}: no space left for volumes",
-        resolution="Free space, or give the data directory a larger disk.",
-    )
+def volumes_full(doing: str) -> CapacityError:
+    return disk_full(f"cannot {doing}: no space left for volumes")
 
 
 @contextmanager
@@ -49,6 +42,6 @@ def volume_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise disk_full(doing) from error
+        if is_disk_full(error):
+            raise volumes_full(doing) from error
         raise HostError("storage-error", f"cannot {doing}: {error.strerror or error}", details=str(error)) from error

@@ -116,8 +116,6 @@ class PlasmaEngine:
     async def start(self) -> None:
         with translated():
             await self._recover(self._processes())
-        if self._resolver is not None:
-            self._beside.append(asyncio.create_task(self._resolver.run(), name="resolver"))
         if self._probe is not None:
             self._beside.append(asyncio.create_task(self._probe(), name="probe"))
         if self._upkeep is not None:

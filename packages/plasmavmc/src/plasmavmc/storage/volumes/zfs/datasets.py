@@ -10,7 +10,7 @@ from pathlib import Path
 from plasmavmc.errors import HostError, PlasmaError, UnavailableError
 from plasmavmc.host import zfs
 from plasmavmc.host.operations import Zfs
-from plasmavmc.storage.volumes.errors import disk_full
+from plasmavmc.storage.volumes.errors import volumes_full
 from plasmavmc.storage.volumes.zfs.listing import Dataset, Listing, Snapshot, parse_listing
 
 _FULL = ("out of space", "no space left", "quota exceeded")
@@ -172,5 +172,5 @@ def _told(doing: str) -> Iterator[None]:
         if error.code != "zfs-failed":
             raise
         if any(words in error.details for words in _FULL):
-            raise disk_full(doing) from error
+            raise volumes_full(doing) from error
         raise HostError("storage-error", f"cannot {doing}: {error.brief}", details=error.details) from error
