@@ -224,6 +224,20 @@ def test_a_limit_that_cannot_be_set_is_an_error_and_leaves_no_group(tmp_path: Pa
     assert groups.children() == frozenset()
 
 
+def test_a_group_that_ends_takes_nobody_in_and_what_is_in_it_is_killed(tmp_path: Path) -> None:
+    limited, watched = tmp_path / "swg-x" / "vm-a", tmp_path / "unified" / "vm-a"
+    groups = DirectoryCgroups(Layout(V1, (limited.parent, watched.parent)))
+    children = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    listed = "".join(f"{child.pid}\n" for child in children)
+    for place, files in ((limited, {"pids.max": "max"}), (watched, {"cgroup.kill": ""})):
+        place.mkdir(parents=True)
+        for name, content in {"cgroup.procs": listed, **files}.items():
+            (place / name).write_text(content)
+    groups.end("vm-a")
+    assert [child.wait(5) for child in children] == [-signal.SIGKILL] * 2
+    assert ((limited / "pids.max").read_text(), (watched / "cgroup.kill").read_text()) == ("0", "1")
+
+
 def test_the_resolvers_memory_is_bounded_where_it_is_placed() -> None:
     limits = PLACED_LIMITS[RESOLVER_CGROUP]
     assert settings(V2, limits)["memory.max"] == str(512 << 20)

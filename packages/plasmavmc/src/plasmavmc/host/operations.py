@@ -345,7 +345,8 @@ class Host(Protocol):
         `host.names.MEMORY_NAMES`); owned by the caller. `HostError` `no-memory` where it has none that can be shared."""
 
     async def vm_reap(self, key: str, process: ProcessId) -> int | None:
-        """Exit code of an ended VMM (negative: signal), once; removes its cgroup. None where not ours to know."""
+        """Exit code of an ended VMM (negative: signal), once; ends what it left running, and removes its cgroup. None where
+        not ours to know."""
 
     async def vm_fence(self, key: str, until: float | None) -> None:
         """Have VM `key` end at this moment of the monotonic clock, within a second, whoever lives then: it is killed, also
