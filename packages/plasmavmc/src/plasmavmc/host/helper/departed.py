@@ -47,7 +47,9 @@ class Departed:
     """Of one installation. `forget` makes the kernel forget and `crowded` says if it has little room; `conntrack`."""
 
     def __init__(
-        self, forget: Callable[[Doomed], None] = conntrack.forget, crowded: Callable[[], bool] = conntrack.crowded
+        self,
+        forget: Callable[[Doomed], None] = conntrack.forget_addresses,
+        crowded: Callable[[], bool] = conntrack.crowded,
     ) -> None:
         self._make_forget = forget
         self._crowded = crowded
