@@ -6,17 +6,21 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+import pytest
 from structlog.testing import capture_logs
 
 from plasmavmc.host.configuration import HelperConfiguration
+from plasmavmc.host.daemons import start_daemon
 from plasmavmc.host.memory import MemoryHost
 from plasmavmc.host.operations import RESOLVER_CGROUP, Bridge, ProcessId
 from plasmavmc.host.processes import is_alive
+from plasmavmc.network.dns import keeper
 from plasmavmc.network.dns.keeper import ResolverKeeper
 from plasmavmc.network.dns.probing import answers
 from tests.contract.host_rig import eventually
@@ -100,3 +104,23 @@ async def test_it_is_placed_in_its_cgroup_also_where_it_is_adopted_and_told_wher
         assert (second.process, host.placed) == (process, {process: RESOLVER_CGROUP})
         assert [each["event"] for each in said if each["log_level"] == "warning"] == ["resolver.unlimited"]
         await second.close(keep=True)
+
+
+async def test_one_that_ended_before_it_was_held_and_whose_number_is_a_threads_by_then_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    numbers = [thread.native_id]
+
+    def first_a_threads(argv: Sequence[str], sockets: Sequence[int]) -> int:
+        return numbers.pop() or 0 if numbers else start_daemon(argv, sockets)
+
+    monkeypatch.setattr(keeper, "start_daemon", first_a_threads)
+    try:
+        async with kept(a_host(), tmp_path, lambda: True) as keeping:
+            await eventually(lambda: keeping.process is not None, "one is there", WITHIN_S)
+    finally:
+        over.set()
+        thread.join()
