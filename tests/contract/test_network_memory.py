@@ -135,6 +135,29 @@ async def test_what_holds_a_vm_back_is_taken_away_with_it_also_after_a_restart(r
     host.close()
 
 
+async def test_what_holds_a_vm_back_is_taken_away_where_the_rules_are_refused_and_tried_again_where_it_is_not() -> None:
+    host = MortalTaps(CONFIGURATION)
+    rig = bridge_rig(host)
+    await rig.backend.configure_bridge()
+    spec = replace(nic(1), transmit=RateLimit(bytes_per_second=1_000_000))
+    rules, forget = host.rules_apply, host.tap_forget
+    for operation in ("rules_apply", "tap_forget"):
+        await attach(rig, 1, spec)
+        assert host.shapers
+        setattr(host, operation, refuse)
+        with pytest.raises(HostError, match="not now"):
+            await rig.backend.release(key(1))
+        assert bool(host.shapers) == (operation == "tap_forget")
+        host.rules_apply, host.tap_forget = rules, forget  # type: ignore[method-assign]
+        await rig.backend.release(key(1))
+        assert not host.shapers
+    host.close()
+
+
+async def refuse(_asked: object) -> None:
+    raise HostError("host-network", "not now")
+
+
 async def test_a_kernel_without_token_buckets_is_told_once_the_bridge_is_configured() -> None:
     host = MortalTaps(CONFIGURATION)
     host.lacks = "the kernel lacks the queue sch_tbf"

@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network
@@ -16,6 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from plasmavmc.host.configuration import HelperConfiguration
+from plasmavmc.host.daemons import start_daemon
 from plasmavmc.host.memory import MemoryHost
 from plasmavmc.host.operations import RESOLVER_CGROUP, Bridge, ProcessId
 from plasmavmc.host.processes import is_alive
@@ -137,3 +139,23 @@ async def test_a_keeper_without_descriptors_ends_nobody_and_starts_a_resolver_wh
             await eventually(lambda: refused > 1, "it tries to start another", WITHIN_S)
             out_of_descriptors = False
             await eventually(lambda: keeper.process not in (None, first), "another runs", WITHIN_S)
+
+
+async def test_one_that_ended_before_it_was_held_and_whose_number_is_a_threads_by_then_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    numbers = [thread.native_id]
+
+    def first_a_threads(argv: Sequence[str], sockets: Sequence[int]) -> int:
+        return numbers.pop() or 0 if numbers else start_daemon(argv, sockets)
+
+    monkeypatch.setattr(keeper_module, "start_daemon", first_a_threads)
+    try:
+        async with kept(a_host(), tmp_path, lambda: True) as keeping:
+            await eventually(lambda: keeping.process is not None, "one is there", WITHIN_S)
+    finally:
+        over.set()
+        thread.join()

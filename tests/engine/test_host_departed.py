@@ -81,8 +81,10 @@ def test_nothing_is_looked_at_while_all_stay_or_go_and_connections_wait_for_the_
     assert memory.times == before
     assert memory.holds(ONE, TWO, THREE)
     departed.change(BRIDGE, [heir_of(ONE)], [])
+    assert memory.holds(TWO, THREE)
+    departed.change(BRIDGE, [heir_of(TWO)], [])
     assert memory.holds(THREE)
-    assert memory.times == before + 1, "of all that went since"
+    assert memory.times == before + 2
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "as a change"])
@@ -111,6 +113,29 @@ def test_where_there_is_little_room_those_of_many_that_went_do_not_wait() -> Non
     memory.refusal = None
     departed.change(BRIDGE, [], many[21:22])
     assert memory.left == {*OTHERS, *(vm.ipv4 for vm in many[22:])}
+
+
+def test_a_vm_that_sleeps_while_another_has_a_used_address_finds_its_connections() -> None:
+    memory = Memory()
+    departed = Departed(memory.forget, lambda: False)
+    departed.keep_to(BRIDGE, [ONE, TWO, THREE])
+    departed.change(BRIDGE, [], [ONE, TWO])
+    departed.change(BRIDGE, [heir_of(TWO)], [])
+    departed.change(BRIDGE, [ONE], [])
+    assert memory.holds(ONE, THREE)
+    departed.change(BRIDGE, [], [ONE])
+    departed.change(BRIDGE, [heir_of(ONE)], [])
+    assert memory.holds(THREE)
+
+
+def test_where_there_is_little_room_those_of_many_that_went_do_not_wait_for_a_start_without_a_used_address() -> None:
+    many = [member(number) for number in range(40)]
+    memory = Memory({*OTHERS, *(vm.ipv4 for vm in many)})
+    departed = Departed(memory.forget, lambda: True)
+    departed.keep_to(BRIDGE, many)
+    departed.change(BRIDGE, [], many[:10])
+    departed.change(BRIDGE, [heir_of(many[0])], many[10:20])
+    assert memory.left == {*OTHERS, *(vm.ipv4 for vm in many[20:])}
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "as a change"])

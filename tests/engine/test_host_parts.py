@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -87,6 +90,36 @@ def test_a_zombie_is_not_alive() -> None:
     with held(found.id) as pidfd:
         assert pidfd is None
     assert child.wait() == -signal.SIGKILL
+
+
+_FIRST_THREAD_ENDS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+@pytest.fixture
+def without_first_thread() -> Iterator[int]:
+    """The number of a process whose first thread has ended, and another one runs on."""
+    child = subprocess.Popen([sys.executable, "-c", _FIRST_THREAD_ENDS])
+    try:
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            assert time.monotonic() < deadline, "its first thread ends"
+            time.sleep(0.01)
+        yield child.pid
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_process_whose_first_thread_ended_lives_while_another_runs_on(without_first_thread: int) -> None:
+    found = read_process(without_first_thread)
+    assert found is not None
+    assert is_alive(found.id)
+    assert kill(found.id, timeout_s=5)
+    assert not is_alive(found.id)
 
 
 def test_a_later_process_of_the_same_number_is_not_hit() -> None:
@@ -189,6 +222,20 @@ def test_a_limit_that_cannot_be_set_is_an_error_and_leaves_no_group(tmp_path: Pa
         groups.make("vm-a", Limits(256 * MIB, 1000))
     assert caught.value.code == "host-cgroup"
     assert groups.children() == frozenset()
+
+
+def test_a_group_that_ends_takes_nobody_in_and_what_is_in_it_is_killed(tmp_path: Path) -> None:
+    limited, watched = tmp_path / "swg-x" / "vm-a", tmp_path / "unified" / "vm-a"
+    groups = DirectoryCgroups(Layout(V1, (limited.parent, watched.parent)))
+    children = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    listed = "".join(f"{child.pid}\n" for child in children)
+    for place, files in ((limited, {"pids.max": "max"}), (watched, {"cgroup.kill": ""})):
+        place.mkdir(parents=True)
+        for name, content in {"cgroup.procs": listed, **files}.items():
+            (place / name).write_text(content)
+    groups.end("vm-a")
+    assert [child.wait(5) for child in children] == [-signal.SIGKILL] * 2
+    assert ((limited / "pids.max").read_text(), (watched / "cgroup.kill").read_text()) == ("0", "1")
 
 
 def test_the_resolvers_memory_is_bounded_where_it_is_placed() -> None:

@@ -201,6 +201,12 @@ def test_a_private_address_that_no_vm_here_has_is_not_looked_for() -> None:
         assert chain(name, text)[0] == "ip6 daddr != @here6 drop"
 
 
+def test_what_comes_from_elsewhere_for_an_address_that_no_vm_here_has_looks_for_nobody() -> None:
+    text = lines(member(0, "a"), member(1, "b"))
+    assert "set here { type ipv4_addr; elements = { 10.64.0.2, 10.64.0.3 }; }" in text
+    assert chain("entering", text)[:2] == ["meta nfproto ipv6 goto entering6", "ip daddr != @here drop"]
+
+
 def test_the_shape_of_what_the_kernel_lists_is_that_of_the_tables() -> None:
     table = made_of(RuleSet(BRIDGE, (member(0, "a"), member(1, "b"))))["bridge"]
     listing = {
@@ -275,8 +281,8 @@ def test_one_vm_more_is_a_few_elements_however_many_there_are() -> None:
     more = (*many, member(500, "another"))
     change = render_change(NAMES, made_of(RuleSet(BRIDGE, many)), made_of(RuleSet(BRIDGE, more), marks))
     assert change is not None
-    assert change.count("\n") == change.count("add element") == 3
-    assert change.count(str(member(500, "another").ipv4)) == 3
+    assert change.count("\n") == change.count("add element") == 4
+    assert change.count(str(member(500, "another").ipv4)) == 4
 
 
 def test_nothing_is_to_do_where_nothing_changed() -> None:

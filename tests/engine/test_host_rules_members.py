@@ -115,7 +115,7 @@ def test_one_vm_more_that_many_are_let_into_costs_its_own_elements_alone() -> No
     many = [member(number, identity=1, ingress=2) for number in range(300)]
     ledger = Ledger(Marks().following(many), many, [source(number, "web") for number in range(200)], guarded=True)
     change = ledger.change([member(300, identity=1, ingress=2)], [])
-    assert len(change.added) == 3 + 2 * (1 + 1 + 2), "its place; known, held, and let in twice, by two addresses"
+    assert len(change.added) == 4 + 2 * (1 + 1 + 2), "its place; known, held, and let in twice, by two addresses"
     assert not change.removed
 
 
@@ -136,6 +136,7 @@ def test_a_ledger_goes_on_with_the_numbers_that_are_in_force() -> None:
     assert {each.text for each in change.added} == {
         f"10.64.0.6 : {marks.ids['net_2']}",
         f"10.64.0.6 . {marks.ids['net_2']}",
+        "10.64.0.6",
         str(member(4, 2).ipv6),
     }
 

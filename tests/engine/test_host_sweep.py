@@ -45,6 +45,9 @@ class Groups:
     def children(self) -> frozenset[str]:
         return frozenset(self.groups)
 
+    def end(self, name: str) -> None:
+        raise AssertionError(f"a sweep kills what is in {name} itself")
+
     def remove(self, name: str) -> bool:
         if self.members(name):
             return False

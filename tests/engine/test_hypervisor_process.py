@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,9 +17,9 @@ import pytest
 from plasmavmc.backends import Acceleration
 from plasmavmc.errors import HostError
 from plasmavmc.host.names import HostNames
-from plasmavmc.host.operations import Host, ProcessId, Spawned
+from plasmavmc.host.operations import Host, ProcessId, Spawned, UnendedError
 from plasmavmc.host.processes import held
-from plasmavmc.hypervisor.backend import HypervisorBackend
+from plasmavmc.hypervisor.backend import DiskPlan, HypervisorBackend, VmmLeftError, VmPlan
 from plasmavmc.hypervisor.console import RING_BYTES, Ring, Tail, connect_console
 from plasmavmc.hypervisor.firecracker.backend import FirecrackerBackend
 from plasmavmc.hypervisor.process import VmmProcess, usage_of
@@ -27,7 +27,7 @@ from plasmavmc.hypervisor.qemu.argv import QemuMachine
 from plasmavmc.hypervisor.qemu.backend import KvmBackend
 from plasmavmc.hypervisor.wasm.backend import WasmBackend
 from plasmavmc.hypervisor.wasm.cache import CodeCache
-from plasmavmc.types import VmHandle, VmUsage
+from plasmavmc.types import Scope, VmHandle, VmSpec, VmUsage
 
 
 class ReapingHost:
@@ -219,6 +219,66 @@ class DeafHost(ReapingHost):
 
     async def vm_signal(self, _key: str, process: ProcessId, signal: int) -> bool:
         return True
+
+
+class ClingingHost(ReapingHost):
+    """Its VMMs are given up as they start, and do not end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.uids: set[str] = set()
+        self.jails: set[str] = set()
+
+    async def uid_take(self, key: str, *, seat: bool = False) -> int:
+        self.uids.add(key)
+        return 1
+
+    async def uid_free(self, key: str) -> None:
+        self.uids.discard(key)
+
+    async def jail_prepare(self, key: str, _files: object) -> int:
+        self.jails.add(key)
+        return os.open("/", os.O_PATH)
+
+    async def jail_remove(self, key: str) -> None:
+        self.jails.discard(key)
+
+    async def vm_spawn(self, *_: object) -> Spawned:
+        raise UnendedError(ProcessId(7, 77))
+
+    jail_spawn = vm_spawn
+
+
+@pytest.mark.parametrize("backend", ["kvm", "firecracker"])
+async def test_a_vmm_that_outlives_its_start_is_named_and_keeps_what_the_host_lent_it(
+    backend: str, tmp_path: Path
+) -> None:
+    host = ClingingHost()
+    with ExitStack() as files:
+        paths = [tmp_path / name for name in ("image", "layer", "kernel", "initrd")]
+        image, layer, *_ = [open_file(path, files) for path in paths]
+        disks = (DiskPlan("image", image, True), DiskPlan("layer", layer, False))
+        plan = VmPlan("k1", tmp_path / "run", paths[2], paths[3], disks, ())
+        plan.runtime_dir.mkdir()
+        backends: dict[str, HypervisorBackend] = {
+            "kvm": KvmBackend(as_port(host), QemuMachine("/qemu", "k1", Acceleration.TCG, 0)),
+            "firecracker": FirecrackerBackend(as_port(host), host),  # type: ignore[arg-type]  # the part that is used
+        }
+        before = open_descriptors()
+        with pytest.raises(VmmLeftError, match="still there") as caught:
+            await backends[backend].create_vm(VmSpec("vm_one", Scope("org", "project"), "one", "image"), plan)
+        assert open_descriptors() == before
+    assert caught.value.code == "vmm-unkillable"
+    assert caught.value.handle == VmHandle("vm_one", backend, str(plan.runtime_dir), 7, 77)
+    assert host.uids == {"k1"}
+    assert host.jails == ({"k1"} if backend == "firecracker" else set())
+
+
+def open_file(path: Path, files: ExitStack) -> int:
+    path.write_bytes(b"x")
+    fd = os.open(path, os.O_RDWR)
+    files.callback(os.close, fd)
+    return fd
 
 
 @pytest.mark.parametrize("backend", ["kvm", "firecracker", "wasm"])

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,15 @@ import pytest
 from plasmavmc.errors import HostError
 from plasmavmc.guest.api import GuestConfig
 from plasmavmc.guest.memory import MemoryGuest, Script
-from plasmavmc.host.operations import Keep, Swept
-from plasmavmc.hypervisor.memory import Faults, PretendedVmms
+from plasmavmc.host.operations import Keep, Swept, UnendedError
+from plasmavmc.hypervisor.backend import VmmLeftError, VmPlan
+from plasmavmc.hypervisor.memory import Faults, MemoryBackend, PretendedVmms
+from plasmavmc.hypervisor.process import process_of
 from plasmavmc.manager import VmManager
 from plasmavmc.sleeping import SuspendableMachine
 from plasmavmc.states import VmState
 from plasmavmc.stillness import Stillness
-from plasmavmc.types import Vm
+from plasmavmc.types import Vm, VmHandle, VmSpec
 from tests.contract.images_samples import entry, image, layer
 from tests.engine.engine_rig import EngineRig
 from tests.engine.suspend_rig import DEADLINE_S, S, eventually, guest, reaches, running, started
@@ -343,6 +346,33 @@ async def test_a_vmm_that_does_not_end_is_tried_again(deaf: EngineRig, hasty: No
     manager = await stuck(deaf)
     deaf.vmms.hanging.clear()
     await reaches(manager, "vm_one", S.STOPPED)
+
+
+async def test_a_vmm_that_outlives_a_start_that_was_broken_off_is_ended_before_its_vm_is_over(
+    rig: EngineRig, hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, begun = MemoryBackend.create_vm, asyncio.Event()
+
+    async def outlives(backend: MemoryBackend, spec: VmSpec, plan: VmPlan) -> VmHandle:
+        made = await create(backend, spec, plan)
+        begun.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        rig.vmms.hanging.add(spec.id)
+        raise VmmLeftError(spec, made.backend, plan, UnendedError(process_of(made)))
+
+    monkeypatch.setattr(MemoryBackend, "create_vm", outlives)
+    manager = rig.manager()
+    manager.create(rig.spec("one", "serve"))
+    manager.start("vm_one")
+    await begun.wait()
+    with pytest.raises(HostError, match="after SIGKILL"):
+        await ended(manager.stop("vm_one", 0))
+    assert tells_why(manager.get("vm_one"))
+    assert rig.vmms.known() == {"vm_one"}
+    rig.vmms.hanging.clear()
+    await reaches(manager, "vm_one", S.STOPPED)
+    assert not rig.vmms.known()
 
 
 async def test_a_vmm_that_does_not_end_is_left_to_the_next_engine(deaf: EngineRig, hasty: None) -> None:

@@ -18,7 +18,7 @@ from plasmavmc.host.pressure import unified_root
 from plasmavmc.host.processes import is_alive, read_process
 from plasmavmc.hypervisor.process import usage_of
 from plasmavmc.types import MIB
-from tests.contract.host_parts import LIMITS, ONE, HostRig, end, has_ended, identity, let_go, start
+from tests.contract.host_parts import DEADLINE_S, LIMITS, ONE, TWO, HostRig, end, has_ended, identity, let_go, start
 from tests.contract.host_rig import UIDS, RealHelper, eventually, real_helper, rig_of, sleeper
 
 pytestmark = pytest.mark.real
@@ -151,6 +151,38 @@ async def test_an_ended_vmm_is_reaped_without_being_asked(rig: HostRig) -> None:
     await eventually(lambda: not Path(f"/proc/{spawned.pid}").exists(), "no zombie is left")
     assert await rig.host.vm_reap(ONE, identity(spawned)) == -signal.SIGKILL
     let_go(spawned)
+
+
+@pytest.mark.parametrize("cgroups", [True, False], ids=["cgroups", "without cgroups"])
+@pytest.mark.parametrize("restarted", [False, True], ids=["its own", "an adopted one"])
+async def test_what_a_vmm_leaves_running_ends_when_it_is_reaped(tmp_path: Path, cgroups: bool, restarted: bool) -> None:
+    """As what it forked may have its disks open. Nobody else's process is touched."""
+    async with real_helper(tmp_path, cgroups=cgroups) as helper:
+        rig = rig_of(helper)
+        spawned, other = await start(rig), await start(rig, TWO)
+        uid = await rig.host.uid_take(ONE)
+        with sleeper(uid=uid) as left, sleeper() as stranger:
+            for place in groups_of(rig, uid):
+                (place / "cgroup.procs").write_text(str(left))
+            if restarted:
+                helper.restart()
+            host = helper.host
+            assert await host.vm_signal(ONE, identity(spawned), signal.SIGKILL)
+            assert await asyncio.to_thread(has_ended, spawned, DEADLINE_S)
+            assert read_process(left)
+            code = await host.vm_reap(ONE, identity(spawned))
+            assert code == (None if restarted else -signal.SIGKILL)
+            assert read_process(left) is None
+            assert not [place for place in groups_of(rig, uid) if place.exists()]
+            assert read_process(stranger)
+            assert not has_ended(other)
+        let_go(spawned)
+        assert await host.vm_signal(TWO, identity(other), signal.SIGKILL)
+        let_go(other)
+
+
+def groups_of(rig: HostRig, uid: int) -> list[Path]:
+    return list(Path("/sys/fs/cgroup").glob(f"**/{rig.names.cgroup}/{rig.names.vm_cgroup(uid)}"))
 
 
 async def test_a_vmm_outlives_a_killed_helper_and_the_next_one_commands_it(rig: HostRig, helper: RealHelper) -> None:

@@ -162,6 +162,31 @@ async def test_connections_of_a_vm_that_is_gone_open_nothing_to_or_from_the_next
         assert [each.said for each in host.heard_until("its answer")] == ["its answer"]
 
 
+async def test_a_host_looks_for_no_vm_that_is_gone_though_somebody_answers_it(a_world: World) -> None:
+    """What it remembers of its neighbours, on all links, is a thousand."""
+    network = a_world.networks[0]
+    stays = await a_world.add_vm("here", network, "project_c")
+    gone = [await a_world.add_vm(f"gone{number}", network, "project_c") for number in range(3)]
+    places = [(vm.namespace, (4444,)) for vm in (stays, *gone)]
+    with talkers((a_world.outside, (FAR_PORT,)), *places) as (other, guest, *guests):
+        ways = []
+        for each in (guest, *guests):
+            each.say(4444, "a question", OUTSIDE, FAR_PORT)
+            [seen] = other.heard_until("a question")
+            ways.append(seen.sender_port)
+        await network.release(vm_key("vm_gone0"))  # a change of elements
+        a_world.host.run("nft", "add", "table", "ip", "touched")
+        await network.release(vm_key("vm_gone1"))  # all is loaded
+        for way in (*ways[1:], ways[0]):
+            other.say(FAR_PORT, "an answer", HOST_OUTSIDE, way)
+        guest.heard_until("an answer")
+        guests[2].heard_until("an answer")
+        told = json.loads(a_world.host.run("ip", "-json", "neigh", "show", "dev", a_world.names[0].bridge))
+        known = {each["dst"] for each in told}
+        assert {stays.ip, gone[2].ip} <= known
+        assert not {gone[0].ip, gone[1].ip} & known
+
+
 async def test_connections_outlive_other_vms_that_go_and_the_vms_own_sleep_and_a_restart(a_world: World) -> None:
     network = a_world.networks[0]
     stays = await a_world.add_vm("stays", network, "project_c")

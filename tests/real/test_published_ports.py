@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import sys
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, IPv4Network
+from time import monotonic
 
 import pytest
 import pytest_asyncio
@@ -179,6 +181,39 @@ async def test_a_client_is_led_from_a_vm_that_is_gone_to_one_that_is_there(nodes
         assert len(vm_of(one, left).peer.seen()) == before + 1
     await publish(nodes)
     assert nodes.stranger.probe(*again) == ""
+
+
+_MANY = 20_000
+_FROM_MANY_PORTS = """
+import socket, sys
+for number in range(35_000, 35_000 + int(sys.argv[3])):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.bind(("", number))
+        sender.sendto(b"x", (sys.argv[1], int(sys.argv[2])))
+"""
+
+
+async def test_of_many_connections_those_of_a_vm_that_is_gone_are_forgotten_in_a_moment(nodes: Nodes) -> None:
+    """A helper that is busy for a minute is given up by its engine."""
+    await usual(nodes)
+    one = nodes.one
+    other = answerer(one, "other")
+    await publish(nodes, *published(SERVED, answerer(one, "project")), *published(CLOSED, other))
+    for number, many in ((SERVED, _MANY), (CLOSED, 100)):
+        nodes.strangers.run(sys.executable, "-c", _FROM_MANY_PORTS, str(one.told.via), str(number), str(many))
+    gone, stays = one.vm.ip, one.other.ip
+    assert led(one, SERVED, gone) >= _MANY
+    began = monotonic()
+    await one.network.publish([*published(SERVED, other), *published(CLOSED, other)])
+    assert monotonic() - began < 2
+    assert led(one, SERVED, gone) == 0
+    assert led(one, CLOSED, stays) >= 100
+
+
+def led(node: Node, number: int, address: str) -> int:
+    """Connections to a port of a node that it remembers as led to a VM."""
+    told = node.host.run("cat", "/proc/net/nf_conntrack").splitlines()
+    return sum(f" dport={number} " in line and f" src={address} " in line for line in told)
 
 
 def vm_of(node: Node, name: str) -> object:

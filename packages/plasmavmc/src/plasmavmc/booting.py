@@ -38,7 +38,7 @@ from plasmavmc.guest.api import (
 )
 from plasmavmc.guest.boot import BootAssets
 from plasmavmc.guest.configuration import guest_config
-from plasmavmc.hypervisor.backend import DiskPlan, HypervisorBackend, MemoryPlan, NicPlan, VmmExit, VmPlan
+from plasmavmc.hypervisor.backend import DiskPlan, HypervisorBackend, MemoryPlan, NicPlan, VmmExit, VmmLeftError, VmPlan
 from plasmavmc.images.source import ImageConfig
 from plasmavmc.images.store import BuiltImage
 from plasmavmc.network.backend import Attachment
@@ -265,7 +265,11 @@ class Boot:
         self._report.spawning()
         await self._parts.fences.arm(self._key, self._spec.volumes)
         undo.push_async_callback(self._parts.fences.lift, self._key)
-        handle = await backend.create_vm(self._spec, plan)
+        try:
+            handle = await backend.create_vm(self._spec, plan)
+        except VmmLeftError as left:
+            self._report.spawned(left.handle, self._parts.assets)
+            raise
         undo.push_async_callback(backend.delete_vm, handle)
         undo.push_async_callback(backend.stop_vm, handle)
         self._report.spawned(handle, self._parts.assets)

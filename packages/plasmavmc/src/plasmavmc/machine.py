@@ -43,8 +43,8 @@ from plasmavmc.guest.api import NOT_EXECUTED, ExecExit, ExecSession, GuestChanne
 from plasmavmc.guest.boot import BootAssets
 from plasmavmc.guest.listener import Listener
 from plasmavmc.guest.logs import VmLog
+from plasmavmc.host.operations import UNKILLABLE
 from plasmavmc.hypervisor.backend import HypervisorBackend, VmmExit
-from plasmavmc.hypervisor.process import UNKILLABLE
 from plasmavmc.parts import EngineParts
 from plasmavmc.policy import Egress, Ingress
 from plasmavmc.records import VmRecord

@@ -20,7 +20,7 @@ from plasmavmc.booting import Booted, BootReport, nic_plan
 from plasmavmc.errors import ConflictError
 from plasmavmc.guest.api import GuestCard, GuestNetwork
 from plasmavmc.guest.boot import BootAssets
-from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, VmPlan
+from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, VmmLeftError, VmPlan
 from plasmavmc.network.backend import Attachment
 from plasmavmc.parts import EngineParts
 from plasmavmc.standing import SuspendableBackend, plain_card
@@ -142,7 +142,11 @@ class Restore:
         plan = VmPlan(self._key, runtime_dir, assets.kernel, initrd, disks, nics, self._origin.memory)
         await self._parts.fences.arm(self._key, self._spec.volumes)
         undo.push_async_callback(self._parts.fences.lift, self._key)
-        handle = await backend.create_vm(self._spec, plan)
+        try:
+            handle = await backend.create_vm(self._spec, plan)
+        except VmmLeftError as left:
+            self._report.spawned(left.handle, self._origin.assets)
+            raise
         undo.push_async_callback(backend.delete_vm, handle)
         undo.push_async_callback(backend.stop_vm, handle)
         return handle

@@ -22,6 +22,7 @@ from plasmavmc.deadlines import within
 from plasmavmc.errors import HostError, PlasmaError, UnavailableError
 from plasmavmc.host import protocol
 from plasmavmc.host.operations import (
+    KILL_DEADLINE_S,
     Bridge,
     Guarding,
     Keep,
@@ -34,6 +35,7 @@ from plasmavmc.host.operations import (
     Spawned,
     Swept,
     TapRequest,
+    UnendedError,
 )
 from plasmavmc.host.zfs import ZfsOrder
 from plasmavmc.types import NetworkUsage
@@ -293,17 +295,35 @@ class HelperHost:
             self._waiting.set_exception(_gone(why))
 
     async def _undo_spawn(self, key: str, exchange: asyncio.Task[_Exchanged]) -> None:
-        """End a VMM that was started for a caller that is gone."""
-        with suppress(PlasmaError):
+        """End a VMM that was started for a caller that is gone. Raises `UnendedError`."""
+        try:
             spawned = _spawned(await asyncio.shield(exchange))
-            os.close(spawned.stdout)
-            process = ProcessId(spawned.pid, spawned.start_time)
-            try:
-                await self.vm_signal(key, process, signals.SIGKILL)
-                await self._ready(spawned.pidfd, self._loop.add_reader, self._loop.remove_reader)
-            finally:
-                os.close(spawned.pidfd)
+        except PlasmaError:
+            return  # there is none
+        os.close(spawned.stdout)
+        process = ProcessId(spawned.pid, spawned.start_time)
+        try:
+            await self.vm_signal(key, process, signals.SIGKILL)
+            ended = await self._ends(spawned.pidfd)
+        except PlasmaError:
+            return  # the helper is gone, and the platform ends
+        finally:
+            os.close(spawned.pidfd)
+        if not ended:
+            raise UnendedError(process)
+        with suppress(PlasmaError):
             await self.vm_reap(key, process)
+
+    async def _ends(self, pidfd: int) -> bool:
+        """Whether a process does within `KILL_DEADLINE_S`. In a task that is cancelled `asyncio.timeout` would end otherwise
+        than it does elsewhere, before Python 3.11.3."""
+        waiting = self._loop.create_task(self._ready(pidfd, self._loop.add_reader, self._loop.remove_reader))
+        try:
+            done, _ = await asyncio.wait({waiting}, timeout=KILL_DEADLINE_S)
+        finally:
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        return bool(done)
 
 
 def _spawned(exchanged: _Exchanged) -> Spawned:

@@ -16,6 +16,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Protocol
 
+from plasmavmc.errors import HostError
 from plasmavmc.host.ports import OpenPort, PortName
 from plasmavmc.host.zfs import ZfsOrder
 from plasmavmc.policy import Egress, Ingress
@@ -30,6 +31,9 @@ QUESTION_BYTES = 1232
 """The most that a datagram to or from the resolver holds: so much passes every way without fragments."""
 MAX_SOURCES = 16_384
 """VMs of other nodes that rules know by their identity."""
+KILL_DEADLINE_S = 15.0
+UNKILLABLE = "vmm-unkillable"
+"""Code of the error of a VMM that is still there then."""
 WORKER_FILES_BYTES = 64 * MIB
 """Size of the directory in memory that a WebAssembly worker gets; what lies in it counts as its memory."""
 
@@ -238,6 +242,14 @@ class ProcessId:
     start_time: int
 
 
+class UnendedError(HostError):
+    """A process was sent SIGKILL and does not end, as where it waits for a disk that does not answer. `vmm-unkillable`."""
+
+    def __init__(self, process: ProcessId) -> None:
+        super().__init__(UNKILLABLE, f"process {process.pid} is still there {KILL_DEADLINE_S:g} s after SIGKILL")
+        self.process = process
+
+
 @dataclass(frozen=True, slots=True)
 class Keep:
     """What a sweep must leave: VMs by key, and processes by identity (HAProxy)."""
@@ -345,7 +357,8 @@ class Host(Protocol):
         `host.names.MEMORY_NAMES`); owned by the caller. `HostError` `no-memory` where it has none that can be shared."""
 
     async def vm_reap(self, key: str, process: ProcessId) -> int | None:
-        """Exit code of an ended VMM (negative: signal), once; removes its cgroup. None where not ours to know."""
+        """Exit code of an ended VMM (negative: signal), once; ends what it left running, and removes its cgroup. None where
+        not ours to know."""
 
     async def vm_fence(self, key: str, until: float | None) -> None:
         """Have VM `key` end at this moment of the monotonic clock, within a second, whoever lives then: it is killed, also

@@ -3,7 +3,8 @@
 Theory. A pid is reused, so a process is named by pid and start time. A pidfd opened *before* the identity is read holds
 that very process for good: whoever opens, compares and then signals through it can never hit another.
 
-Trap: a zombie keeps its pid, start time and pidfd. It has ended, so it is never found alive here.
+Traps: a zombie keeps its pid, start time and pidfd. It has ended, so it is never found alive here. A process whose first
+thread alone has ended looks like one, and runs on with all that it has open: nobody's wait for its end is over.
 Source: proc(5), pidfd_open(2).
 """
 
@@ -25,6 +26,9 @@ _MAX_PROC_FILE = 64 * 1024
 _NO_PROCESS = frozenset({errno.ESRCH, errno.EINVAL, errno.ENOENT})
 """pidfd_open(2): nothing has this number, or a thread that leads no others (EINVAL, of newer kernels ENOENT)."""
 _ENDED_STATES = "ZXx"
+"""Of the first thread."""
+_STATE, _PARENT, _SESSION, _THREADS, _START_TIME = 0, 1, 3, 17, 19
+"""In a line of stat, behind the name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +43,9 @@ class Process:
 def parse_stat(pid: int, text: str) -> Process | None:
     """A living process of a line of /proc/<pid>/stat. Its second field is a name in brackets that may hold anything."""
     fields = text.rpartition(")")[2].split()
-    if fields[0] in _ENDED_STATES:
+    if fields[_STATE] in _ENDED_STATES and int(fields[_THREADS]) <= 1:
         return None
-    return Process(ProcessId(pid, int(fields[19])), parent=int(fields[1]), session=int(fields[3]))
+    return Process(ProcessId(pid, int(fields[_START_TIME])), int(fields[_PARENT]), int(fields[_SESSION]))
 
 
 def read_process(pid: int) -> Process | None:

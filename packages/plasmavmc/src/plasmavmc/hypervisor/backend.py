@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from plasmavmc.backends import BackendCapabilities
+from plasmavmc.errors import HostError
 from plasmavmc.guest.api import GuestCard, GuestChannel
+from plasmavmc.host.operations import UnendedError
 from plasmavmc.types import NO_LIMIT, RateLimit, VmHandle, VmSpec, VmUsage
 
 
@@ -79,6 +81,14 @@ class VmmExit:
     """The last lines of the guest's serial console: a kernel panic shows here."""
 
 
+class VmmLeftError(HostError):
+    """A VM was not made, or not for long, and its VMM does not end: `handle` is what it is stopped and deleted by."""
+
+    def __init__(self, spec: VmSpec, backend: str, plan: VmPlan, left: UnendedError) -> None:
+        super().__init__(left.code, left.brief)
+        self.handle = VmHandle(spec.id, backend, str(plan.runtime_dir), left.process.pid, left.process.start_time)
+
+
 class HypervisorBackend(Protocol):
     """Raises `HostError`, `CapacityError`, `UnavailableError`; `NotFoundError` for a VM it does not hold."""
 
@@ -86,7 +96,8 @@ class HypervisorBackend(Protocol):
     def capabilities(self) -> BackendCapabilities: ...
 
     async def create_vm(self, spec: VmSpec, plan: VmPlan) -> VmHandle:
-        """Spawn the VMM with everything attached; its guest does not run before `start_vm`. All or nothing."""
+        """Spawn the VMM with everything attached; its guest does not run before `start_vm`. All or nothing, but for what
+        `VmmLeftError` tells."""
 
     async def start_vm(self, handle: VmHandle) -> GuestChannel:
         """Let the guest run; returns its channel. A VMM that did not come up at all is a `HostError` here at the latest."""

@@ -15,8 +15,8 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from plasmavmc.errors import HostError, PlasmaError
-from plasmavmc.host.operations import Host, ProcessId, Spawned
+from plasmavmc.errors import PlasmaError
+from plasmavmc.host.operations import KILL_DEADLINE_S, Host, ProcessId, Spawned, UnendedError
 from plasmavmc.host.pressure import pressure_of
 from plasmavmc.host.processes import is_alive, opened
 from plasmavmc.hypervisor.backend import VmmExit
@@ -24,9 +24,6 @@ from plasmavmc.hypervisor.console import Tail
 from plasmavmc.types import VmHandle, VmUsage
 
 COMPLAINT_LINES = 10
-KILL_DEADLINE_S = 15.0
-UNKILLABLE = "vmm-unkillable"
-"""Code of the error of a VMM that is still there then."""
 LAST_WORDS_S = 0.05
 """How long after the end the rest of pipe and console may take to arrive; both end with the process."""
 REAP_S = 1.0
@@ -101,13 +98,13 @@ class VmmProcess:
         """SIGKILL, and wait for its end.
 
         Raises:
-            HostError: `vmm-unkillable`, it is still there `KILL_DEADLINE_S` later (a disk that does not answer).
+            UnendedError: it is still there `KILL_DEADLINE_S` later.
             HostError, UnavailableError: the host could not send the signal.
         """
         if self.alive:
             await self._host.vm_signal(self._key, self.id, signal.SIGKILL)
         if not await self.ended(KILL_DEADLINE_S):
-            raise HostError(UNKILLABLE, f"process {self.id.pid} is still there {KILL_DEADLINE_S:g} s after SIGKILL")
+            raise UnendedError(self.id)
 
     def complaint(self) -> str:
         """The last lines that the VMM itself printed."""

@@ -7,7 +7,6 @@ each through the same checks; `Authorization` is sent to the origin that asked f
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

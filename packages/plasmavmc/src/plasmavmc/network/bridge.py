@@ -180,10 +180,13 @@ class BridgeNetwork:
             await self._apply()
 
     async def release(self, key: str) -> None:
-        if self._members.remove(key, self._clock()):
-            await self._follow()
-        if tap := self._held_back.pop(key, ""):
-            await self._host.tap_forget(tap)
+        try:
+            if self._members.remove(key, self._clock()):
+                await self._follow()
+        finally:  # rules that were refused are put right later, and this by nobody else
+            if tap := self._held_back.get(key):
+                await self._host.tap_forget(tap)
+                self._held_back.pop(key, None)
 
     def _note_limits(self, key: str, tap: str, spec: NetworkSpec) -> None:
         if spec.transmit != NO_LIMIT:

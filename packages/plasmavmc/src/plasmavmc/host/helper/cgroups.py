@@ -28,12 +28,15 @@ from typing import Protocol
 
 from plasmavmc.errors import HostError
 from plasmavmc.host.operations import Limits
-from plasmavmc.host.processes import read_process
+from plasmavmc.host.processes import kill, read_process
 
 CONTROLLERS = ("memory", "cpu", "pids")
 V2, V1, NONE = "cgroup-v2", "cgroup-v1", "rlimits"
 _PERIOD_US = 100_000
 _REMOVAL_WAIT_S = 0.5
+_KILL_WAIT_S = 1.0
+_ENDING = (("pids.max", "0"), ("cgroup.kill", "1"))
+"""What ends a group: no process forks past what kills those that are listed; and all of them in one step (Linux 5.14)."""
 _MOUNTS = Path("/proc/self/mounts")
 
 
@@ -63,6 +66,9 @@ class Cgroups(Protocol):
 
     def children(self) -> frozenset[str]:
         """Names of all children."""
+
+    def end(self, name: str) -> None:
+        """Kill all that lives in a child, which is to be removed: nothing begins there any more."""
 
     def remove(self, name: str) -> bool:
         """Remove a child. False at once where processes live in it; one that is not there is fine."""
@@ -187,6 +193,18 @@ class DirectoryCgroups:
             if child.is_dir()
         )
 
+    def end(self, name: str) -> None:
+        places = [parent / name for parent in self._layout.parents]
+        for file, value in _ENDING:
+            for place in places:
+                with suppress(OSError):
+                    if (place / file).exists():
+                        (place / file).write_text(value)
+        deadline = monotonic() + _KILL_WAIT_S
+        for pid in self.members(name):
+            if (process := read_process(pid)) is not None:
+                kill(process.id, timeout_s=max(0.0, deadline - monotonic()))
+
     def remove(self, name: str) -> bool:
         deadline = monotonic() + _REMOVAL_WAIT_S
         while not all([_rmdir(parent / name) for parent in self._layout.parents]):
@@ -215,6 +233,9 @@ class NoCgroups:
 
     def children(self) -> frozenset[str]:
         return frozenset()
+
+    def end(self, name: str) -> None:
+        return
 
     def remove(self, name: str) -> bool:
         return True

@@ -5,28 +5,24 @@ one UDP port would be sent to a VM that is gone as long as it keeps on sending, 
 the memory its next packet is a first one: it goes to a VM that is there, which refuses what it does not know.
 
 Only what was let in here is looked at: translated, at a port that may be published, and towards a VM of an installation.
-Sources: linux/netfilter/nfnetlink_conntrack.h; filters for what is told: Linux 5.8 (tuple), 5.15 (status).
 """
 
 from __future__ import annotations
 
-import errno
 import socket
-from collections.abc import Iterator
-from contextlib import closing
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
+from itertools import product
 from typing import NamedTuple
 
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.nfnetlink.nfctsocket import IPS_DST_NAT, NFCTAttrTuple, NFCTSocket
-
 from plasmavmc.errors import HostError
+from plasmavmc.host.helper import conntrack
+from plasmavmc.host.helper.conntrack import Doomed, Entry
 from plasmavmc.host.operations import RuleSet
 from plasmavmc.host.ports import OpenPort, PublishSite, Transport
 
-_NUMBERS = {Transport.TCP: socket.IPPROTO_TCP, Transport.UDP: socket.IPPROTO_UDP}
-_TRANSPORTS = {int(number): transport for transport, number in _NUMBERS.items()}
-_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_NUMBERS = {Transport.TCP: int(socket.IPPROTO_TCP), Transport.UDP: int(socket.IPPROTO_UDP)}
+_WITH_PORTS = frozenset(_NUMBERS.values())
 
 
 class Way(NamedTuple):
@@ -50,10 +46,11 @@ def ways_of(rules: RuleSet) -> frozenset[Way]:
 
 
 class Connections:
-    """Keeps connections to the ways that there are."""
+    """Keeps connections to the ways that there are. `forget` makes the kernel forget; `conntrack`."""
 
-    def __init__(self, site: PublishSite) -> None:
+    def __init__(self, site: PublishSite, forget: Callable[[Doomed], None] = conntrack.forget_led) -> None:
         self._site = site
+        self._make_forget = forget
         self._ways: frozenset[Way] | None = None
         """Those that there were; None: that is not known, as at the start."""
         self._ports: tuple[OpenPort, ...] = ()
@@ -67,45 +64,28 @@ class Connections:
             return
         before, wanted = self._ways, ways_of(rules)
         self._ways = None  # should it fail, all are looked at the next time
-        if before is None:
-            self._forget(wanted, None)
-        else:
-            for port in sorted({(way.transport, way.number) for way in before - wanted}):
-                self._forget(wanted, port)
+        lost = None if before is None else frozenset((way.transport, way.number) for way in before - wanted)
+        if lost is None or lost:
+            self._forget(wanted, lost)
         self._ways, self._ports = wanted, rules.ports
 
-    def _forget(self, wanted: frozenset[Way], port: tuple[Transport, int] | None) -> None:
+    def _forget(self, ways: frozenset[Way], ports: frozenset[tuple[Transport, int]] | None) -> None:
+        """Those at these ports, or at all that may be published, that go none of these ways."""
+        kept = {(_NUMBERS[way.transport], way.number, way.address.packed, way.port) for way in ways}
+        looked_at = {
+            (_NUMBERS[transport], number)
+            for transport, number in (product(Transport, self._site.ports) if ports is None else ports)
+        }
+
+        def doomed(entry: Entry) -> bool:
+            protocol = entry.protocol
+            if protocol not in _WITH_PORTS or (protocol, entry.port) not in looked_at:
+                return False
+            return (protocol, entry.port, entry.answerer, entry.answering_port) not in kept
+
         try:
-            for family in _FAMILIES:
-                with closing(NFCTSocket(family)) as link:
-                    stale = [origin for origin, way in self._found(link, family, port) if way not in wanted]
-                    for origin in stale:
-                        _delete(link, origin)
-        except NetlinkError as error:
-            raise HostError("host-connections", f"connections at published ports: {error}") from error
-
-    def _found(
-        self, link: NFCTSocket, family: int, port: tuple[Transport, int] | None
-    ) -> Iterator[tuple[NFCTAttrTuple, Way]]:
-        if port is None:
-            entries = link.dump(status=IPS_DST_NAT, status_mask=IPS_DST_NAT)
-        else:
-            entries = link.dump(tuple_orig=NFCTAttrTuple(family=family, proto=_NUMBERS[port[0]], dport=port[1]))
-        for entry in entries:
-            if not (entry.get_attr("CTA_STATUS") or 0) & IPS_DST_NAT:
-                continue
-            origin, answer = (
-                NFCTAttrTuple.from_netlink(family, entry.get_attr(name))
-                for name in ("CTA_TUPLE_ORIG", "CTA_TUPLE_REPLY")
-            )
-            transport = _TRANSPORTS.get(origin.proto)
-            if transport is not None and origin.dport in self._site.ports:
-                yield origin, Way(transport, origin.dport, ip_address(answer.saddr), answer.sport)
-
-
-def _delete(link: NFCTSocket, origin: NFCTAttrTuple) -> None:
-    try:
-        link.entry("del", tuple_orig=origin)
-    except NetlinkError as error:
-        if error.code != errno.ENOENT:  # it ended by itself
-            raise
+            self._make_forget(doomed)
+        except OSError as error:
+            raise HostError(
+                "host-connections", f"connections at published ports cannot be forgotten: {error.strerror or error}"
+            ) from error

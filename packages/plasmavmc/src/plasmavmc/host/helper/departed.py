@@ -5,9 +5,9 @@ end keeps it alive: nothing says that it was another VM that opened it. So befor
 that the last one opened there go, and those that it answered. This is done once the rules let that one send nothing any
 more, and before it is told that the new ones are in force, so before the next VM's guest runs.
 
-It waits until then, for nobody has the address meanwhile: a VM that sleeps finds its connections when it wakes, the kernel's
-memory is looked through once for all that went since, and a kernel that does not forget is in the way of those only who
-would get a used address. Where that memory is half full it does not wait much: somebody whose VMs come and go would fill it.
+It waits until then, for nobody has the address meanwhile: a VM that sleeps finds its connections when it wakes, whoever else
+comes meanwhile, and a kernel that does not forget is in the way of those only who would get a used address. Where its memory
+is half full it does not wait much: somebody whose VMs come and go would fill it.
 
 It is another VM where anything but the address is other. Who was there before this process is not known: with the first
 rules go the connections of all addresses that no VM has.
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
@@ -47,7 +46,9 @@ class Departed:
     """Of one installation. `forget` makes the kernel forget and `crowded` says if it has little room; `conntrack`."""
 
     def __init__(
-        self, forget: Callable[[Doomed], None] = conntrack.forget, crowded: Callable[[], bool] = conntrack.crowded
+        self,
+        forget: Callable[[Doomed], None] = conntrack.forget_addresses,
+        crowded: Callable[[], bool] = conntrack.crowded,
     ) -> None:
         self._make_forget = forget
         self._crowded = crowded
@@ -62,7 +63,7 @@ class Departed:
         before, self._holders = self._holders, {member.ipv4: _holder(member) for member in members}
         if before is None:
             self._gone = dict.fromkeys({*bridge.network.hosts()} - {bridge.gateway} - self._holders.keys())
-            self._forget(bridge, ())
+            self._forget(bridge, self._gone, ())
         else:
             self._follow(bridge, before)
 
@@ -84,24 +85,27 @@ class Departed:
                 self._gone[address] = None if address in self._gone else who
         for address in [each for each, who in self._gone.items() if who is not None and holders.get(each) == who]:
             del self._gone[address]
-        if used := self._gone.keys() & holders.keys():
-            self._forget(bridge, used)
-        elif len(self._gone) >= _MANY and self._crowded():
-            with suppress(HostError):  # nobody uses them
-                self._forget(bridge, ())
+        used = self._gone.keys() & holders.keys()
+        crowded = len(self._gone) - len(used) >= _MANY and self._crowded()
+        if crowded or used:
+            try:
+                self._forget(bridge, self._gone if crowded else used, used)
+            except HostError:
+                if used:
+                    raise
 
-    def _forget(self, bridge: Bridge, used: Collection[IPv4Address]) -> None:
-        """All that is to be; at the least those of addresses that somebody uses."""
+    def _forget(self, bridge: Bridge, doomed: Collection[IPv4Address], used: Collection[IPv4Address]) -> None:
+        """Those of doomed addresses; at the least of those that somebody uses."""
         try:
             try:
-                self._make_forget(_of(bridge, self._gone))
-                self._gone = {}
+                self._make_forget(_of(bridge, doomed))
             except OSError as error:
                 if error.errno != errno.EBUSY:  # as a connection is, in older kernels, that a device forwards by itself
                     raise
+                doomed = used
                 if used:
                     self._make_forget(_of(bridge, used))
-                self._gone = {address: who for address, who in self._gone.items() if address not in used}
+            self._gone = {address: who for address, who in self._gone.items() if address not in doomed}
         except OSError as error:
             raise HostError(
                 "host-connections",

@@ -35,7 +35,8 @@ Table `inet`:
 - forward from elsewhere to a VM: replies, what comes in at open ports (`rules_ports`), and what a peer (another node of the
   platform) opens. It speaks as its gateway, an address that no VM there can send from; that nobody else on the way does is
   the underlay's to see to. By IPv6 what comes from VMs of a peer, never what claims to be from here; and what the way says
-  of a packet that went out (too big).
+  of a packet that went out (too big). By IPv4 too only to an address that a VM has (`here`): the other end of a connection
+  goes on sending when its VM is gone, and connections of a thousand such VMs would fill that memory as well.
 - input: of the tunnel to other nodes (`vxlan`), with the platform's number, what their hosts send.
 - where they are reached by WireGuard: input at its ports, what their hosts send; and of all that is from their networks, or
   for them, what comes or goes by its devices. So nobody on the way can speak as one of theirs, and while there is no tunnel
@@ -211,6 +212,7 @@ def _inet_sets(rules: RuleSet, marks: Marks) -> dict[str, NamedSet]:
         **sealed,
         "networks": NamedSet("map", "ipv4_addr : mark", said.get("networks", ())),
         "reachable": NamedSet("set", "ipv4_addr . mark", said.get("reachable", ())),
+        "here": NamedSet("set", "ipv4_addr", said.get("here", ())),
         "peers": NamedSet("set", "ipv4_addr", peers),
         "networks6": NamedSet("map", "ipv6_addr : mark", said.get("networks6", ())),
         "reachable6": NamedSet("set", "ipv6_addr . mark", said.get("reachable6", ())),
@@ -297,6 +299,7 @@ def _forward_chains(names: HostNames, network: IPv4Network) -> dict[str, tuple[s
         ),
         "entering": (
             "meta nfproto ipv6 goto entering6",
+            "ip daddr != @here drop",
             "ct state related accept",
             "ct state established ct direction reply accept",
             "ip saddr @peers accept",

@@ -75,6 +75,7 @@ def own_elements(member: Member, marks: Marks) -> _Said:
     (address, six), mark = _texts(member).place, marks.ids[member.network_id]
     yield "networks", f"{address} : {mark}"
     yield "reachable", f"{address} . {mark}"
+    yield "here", address
     if six:
         yield "here6", six
     if member.egress is not None:

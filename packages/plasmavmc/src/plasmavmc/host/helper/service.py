@@ -258,9 +258,7 @@ class Helper:
     def _(self, request: protocol.VmReap) -> Answer:
         checks.check_key(request.key)
         self.collect()
-        code = self._vmms.code_of(request.process)
-        self._groups.remove(request.key)
-        return Answer(code)
+        return Answer(self._vmms.reap(request.key, request.process))
 
     @_do.register
     def _(self, request: protocol.VmFence) -> Answer:

@@ -30,7 +30,7 @@ from plasmavmc.host.helper.sweep import Sweeper
 from plasmavmc.host.helper.uids import Uids
 from plasmavmc.host.helper.vm_groups import VmGroups
 from plasmavmc.host.operations import Limits, ProcessId
-from plasmavmc.host.processes import uids_of
+from plasmavmc.host.processes import is_alive, uids_of
 
 _DROP_S = 2.0
 _LOOK_S = 0.001
@@ -44,6 +44,13 @@ class Launched(NamedTuple):
 
     process: protocol.SpawnedProcess
     fds: tuple[int, int]
+
+
+class _Child(NamedTuple):
+    """Whose VMM it is, and which."""
+
+    key: str
+    process: ProcessId
 
 
 class Vmms:
@@ -72,7 +79,7 @@ class Vmms:
         self._fences = fences
         self._jails = jails
         self._sweeper = sweeper
-        self._children: dict[int, ProcessId] = {}
+        self._children: dict[int, _Child] = {}
         """Those that have not ended, by a pidfd of ours."""
         self._codes: dict[ProcessId, int] = {}
 
@@ -87,7 +94,7 @@ class Vmms:
 
     def collect(self) -> None:
         """Reap those that have ended, and keep their codes."""
-        for pidfd, process in list(self._children.items()):
+        for pidfd, (_, process) in list(self._children.items()):
             pid, status = os.waitpid(process.pid, os.WNOHANG)
             if pid:
                 self._codes[process] = os.waitstatus_to_exitcode(status)
@@ -96,14 +103,18 @@ class Vmms:
                 os.close(pidfd)
                 del self._children[pidfd]
 
-    def code_of(self, process: ProcessId) -> int | None:
-        """The exit code of one that was collected, told once; None: it was not ours, or it is told already.
+    def reap(self, key: str, process: ProcessId) -> int | None:
+        """The exit code of VM `key`'s VMM that was collected, told once; None: it was not ours, or it is told already. What
+        it left running is ended, and its cgroup removed, where no other began under that key.
 
         Raises:
             HostError: `vm-running`, it has not ended.
         """
-        if process in self._children.values():
+        running = self._children.values()
+        if any(each.process == process for each in running):
             raise HostError("vm-running", f"the VMM {process.pid} has not ended")
+        if not is_alive(process) and all(each.key != key for each in running):
+            self._groups.clear(key)
         return self._codes.pop(process, None)
 
     def runs(self, key: str) -> bool:
@@ -183,7 +194,7 @@ class Vmms:
         except BaseException:
             self._cgroups.remove(group)
             raise
-        self._children[os.dup(started.pidfd)] = started.process
+        self._children[os.dup(started.pidfd)] = _Child(key, started.process)
         reply = protocol.SpawnedProcess(started.process.pid, started.process.start_time, self._cgroups.confinement)
         return Launched(reply, (started.pidfd, started.stdout))
 

@@ -10,6 +10,7 @@ is let go before the last look: who writes a fence and then finds the lock held 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -17,6 +18,8 @@ import sys
 import time
 
 LOCK = 3
+NO_PROCESS = frozenset({errno.ESRCH, errno.EINVAL, errno.ENOENT})
+"""As `host.processes` has it: nothing has the number any more, or a thread that leads no others."""
 LOOK_S = 0.5
 """It looks at least so often, so a fence that is written later than another is in force that soon, whenever it ends."""
 
@@ -59,8 +62,10 @@ def kill(uids: set[str]) -> None:
             continue
         try:
             held = os.pidfd_open(int(pid))
-        except ProcessLookupError:
-            continue
+        except OSError as error:
+            if error.errno in NO_PROCESS:
+                continue
+            raise
         try:
             if is_of(pid, uids):
                 signal.pidfd_send_signal(held, signal.SIGKILL)

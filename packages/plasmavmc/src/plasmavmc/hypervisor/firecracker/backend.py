@@ -26,9 +26,9 @@ from plasmavmc.guest.api import GuestCard, GuestChannel
 from plasmavmc.guest.channel import Connect
 from plasmavmc.guest.opening import open_channel_over, wake_channel_over
 from plasmavmc.host.configuration import FIRECRACKER
-from plasmavmc.host.operations import Host, Jails, TapRequest
+from plasmavmc.host.operations import Host, Jails, TapRequest, UnendedError
 from plasmavmc.host.threads import in_thread
-from plasmavmc.hypervisor.backend import VmmExit, VmPlan
+from plasmavmc.hypervisor.backend import VmmExit, VmmLeftError, VmPlan
 from plasmavmc.hypervisor.bootfiles import open_boot_files
 from plasmavmc.hypervisor.firecracker import memory as files
 from plasmavmc.hypervisor.firecracker.client import Phase
@@ -125,16 +125,29 @@ class FirecrackerBackend:
             undo.push_async_callback(self._jails.jail_remove, plan.key)
             sockets = JailSockets(await self._prepare(plan))
             undo.callback(sockets.close)
-            taps = [TapRequest(nic.tap, nic.mac) for nic in plan.nics]
-            spawned = await self._jails.jail_spawn(plan.key, limits_of(spec.resources), *taps[:1])
-            process = VmmProcess.spawned(self._host, plan.key, spawned)
-            vm = JailedVm(process, sockets, Phase.NOT_STARTED, plan.memory)
-            undo.push_async_callback(vm.process.kill)
-            version = await self._configure(vm, spec, plan)
+            try:
+                vm, state = await self._begin(spec, plan, sockets)
+            except UnendedError as left:
+                undo.pop_all()
+                sockets.close()
+                raise VmmLeftError(spec, NAME, plan, left) from left
             undo.pop_all()
         self._vms[spec.id] = vm
-        state = {"confinement": spawned.confinement, "version": version, "acceleration": Acceleration.KVM.value}
         return VmHandle(spec.id, NAME, str(plan.runtime_dir), vm.process.id.pid, vm.process.id.start_time, state)
+
+    async def _begin(self, spec: VmSpec, plan: VmPlan, sockets: JailSockets) -> tuple[JailedVm, Mapping[str, str]]:
+        """A VMM in the VM's jail that knows all, and the state of its handle."""
+        taps = [TapRequest(nic.tap, nic.mac) for nic in plan.nics]
+        spawned = await self._jails.jail_spawn(plan.key, limits_of(spec.resources), *taps[:1])
+        process = VmmProcess.spawned(self._host, plan.key, spawned)
+        async with AsyncExitStack() as undo:
+            undo.callback(process.close)
+            undo.push_async_callback(process.kill)
+            vm = JailedVm(process, sockets, Phase.NOT_STARTED, plan.memory)
+            version = await self._configure(vm, spec, plan)
+            undo.pop_all()
+        state = {"confinement": spawned.confinement, "version": version, "acceleration": Acceleration.KVM.value}
+        return vm, state
 
     async def start_vm(self, handle: VmHandle) -> GuestChannel:
         """Let the guest run; returns when its init has said hello.

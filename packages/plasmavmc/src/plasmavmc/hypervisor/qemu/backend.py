@@ -21,8 +21,8 @@ from plasmavmc.backends import Acceleration, BackendCapabilities, Isolation
 from plasmavmc.errors import ConflictError, GuestError, UnavailableError
 from plasmavmc.guest.api import GuestCard, GuestChannel
 from plasmavmc.guest.opening import open_channel, wake_channel
-from plasmavmc.host.operations import Host
-from plasmavmc.hypervisor.backend import VmmExit, VmPlan
+from plasmavmc.host.operations import Host, UnendedError
+from plasmavmc.hypervisor.backend import VmmExit, VmmLeftError, VmPlan
 from plasmavmc.hypervisor.console import connect_console
 from plasmavmc.hypervisor.held import HeldVms
 from plasmavmc.hypervisor.process import VmmProcess, process_of, usage_of
@@ -101,7 +101,11 @@ class KvmBackend:
         async with AsyncExitStack() as undo:
             undo.callback(sockets.remove)
             undo.push_async_callback(self._host.uid_free, plan.key)
-            process, confinement = await spawn(self._host, self._machine, spec, plan, sockets)
+            try:
+                process, confinement = await spawn(self._host, self._machine, spec, plan, sockets)
+            except UnendedError as left:
+                undo.pop_all()
+                raise VmmLeftError(spec, NAME, plan, left) from left
             undo.pop_all()
         self._vms[spec.id] = QemuVm(spec.id, process, sockets, plan.memory)
         state = {

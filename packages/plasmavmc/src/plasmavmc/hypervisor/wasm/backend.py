@@ -11,7 +11,6 @@ by itself when its platform does.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -37,7 +36,6 @@ NAME = "wasm"
 SPARES = 2
 HELLO_DEADLINE_S = 20.0
 RECOVER_DEADLINE_S = 30.0
-REAP_S = 5.0
 CAPABILITIES = BackendCapabilities(
     name=NAME,
     acceleration=Acceleration.NONE,
@@ -124,7 +122,7 @@ class WasmBackend:
         await self.stop_vm(handle)
         vm = self._vms.pop(handle.vm_id, None)
         if vm is None:  # it ended while nobody watched: its cgroup is still there
-            await self._reap(handle)
+            await self._host.vm_reap(handle.host_key, process_of(handle))
         elif vm.worker is not None:
             vm.worker.close()
             await vm.worker.handed_over()
@@ -167,20 +165,6 @@ class WasmBackend:
                 vm.worker.close()
             vm.process.close()
         self._vms.clear()
-
-    async def _reap(self, handle: VmHandle) -> None:
-        """Give the cgroup of an ended worker back. Its first thread may be a zombie while others still end: for some
-        milliseconds it has ended for who looks at it, and has not for its parent."""
-        deadline = asyncio.get_running_loop().time() + REAP_S
-        while True:
-            try:
-                await self._host.vm_reap(handle.host_key, process_of(handle))
-            except HostError as error:
-                if error.code != "vm-running" or asyncio.get_running_loop().time() > deadline:
-                    raise
-                await asyncio.sleep(0.01)
-            else:
-                return
 
     def _assign(self, worker: Worker, spec: VmSpec, plan: VmPlan, sockets: VmSockets) -> None:
         with ExitStack() as ours:

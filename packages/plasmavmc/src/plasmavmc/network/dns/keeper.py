@@ -30,7 +30,7 @@ from plasmavmc.errors import PlasmaError
 from plasmavmc.host.daemons import start_daemon
 from plasmavmc.host.helper.cgroups import NONE as NO_CGROUPS
 from plasmavmc.host.operations import RESOLVER_CGROUP, Host, Member, ProcessId
-from plasmavmc.host.processes import argv_of, is_alive, kill, processes, read_process, uids_of
+from plasmavmc.host.processes import argv_of, is_alive, kill, opened, processes, read_process, uids_of
 from plasmavmc.network.dns import progress
 from plasmavmc.network.dns.names import Askers, Names, askers_of, read_names, write_askers, write_names
 
@@ -240,9 +240,8 @@ class ResolverKeeper:
     def _watch(self, process: ProcessId) -> bool:
         """Hold the process by a pidfd. False where it is gone."""
         self._unwatch()
-        try:
-            pidfd = os.pidfd_open(process.pid)
-        except ProcessLookupError:
+        pidfd = opened(process)
+        if pidfd is None:
             return False
         if not is_alive(process):
             os.close(pidfd)
