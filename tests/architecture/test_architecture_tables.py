@@ -1,9 +1,10 @@
-"""What pages list again from the code is all of it, and no more: roles, limits, leases, calls of nodes."""
+"""What pages list again from the code is all of it, and no more: roles, limits, leases, calls of nodes, exit codes."""
 
 from __future__ import annotations
 
 import re
 
+from shellwego.cli import failure
 from shellwego.control.loops import nodes
 from shellwego.core.iam import ACTIONS, OWNER, PLATFORM, ROLES, names
 from shellwego.core.quota import COUNTED
@@ -21,7 +22,7 @@ def rows(page: str, head: str) -> list[list[str]]:
     _, _, after = (DOCS / page).read_text().partition(f"{head}\n")
     lines = after.splitlines()[1:]
     end = next(number for number, line in enumerate(lines) if not line.startswith("|"))
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[:end]]
+    return [[cell.strip() for cell in line[1:-1].split("|")] for line in lines[:end]]
 
 
 def held(role: str, *, changing: bool) -> set[str]:
@@ -71,3 +72,19 @@ def test_the_table_of_the_node_port_names_each_call_and_download() -> None:
     downloads = [f"GET {place}" for place in (uplink.BLOBS, uplink.MEMORIES, uplink.REPLICAS)]
     assert {name for name in told if not name.startswith("GET ")} == {method.value for method in uplink.Method}
     assert sorted(name[: name.index("<")] for name in told if name.startswith("GET ")) == downloads
+
+
+def test_the_table_of_exit_codes_tells_which_statuses_of_the_api_end_so() -> None:
+    head = "| code | word | when | statuses of the API |"
+    told = {int(code): statuses for code, _, _, statuses in rows("reference/exit-codes.md", head)}
+    ended = {status: failure.exit_code(status, "some-problem") for status in range(400, 600)}
+    for code, statuses in told.items():
+        if statuses == "all others":
+            assert code == failure.FAILED
+        else:
+            assert {int(each) for each in re.findall(r"\d+", statuses)} == {
+                each for each in ended if ended[each] == code
+            }
+    assert set(ended.values()) <= set(told)
+    assert {failure.exit_code(409, code) for code in ("no-capacity", "cannot-be-placed")} == {failure.NO_CAPACITY}
+    assert {failure.OK, failure.UNHEALTHY, failure.TIMED_OUT, failure.INTERRUPTED} <= set(told)
