@@ -24,8 +24,9 @@ from shellwego.core.instances import Desired
 from shellwego.core.nodes import Scheduling
 from shellwego.core.tenancy import TokenKind
 from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, add_user, withdraw_grants
-from tests.api_grpc.grpc_world import WITHIN_S, GrpcWorld, refusal, until
+from tests.api_grpc.grpc_world import WITHIN_S, GrpcWorld, refusal
 from tests.rpc.test_rpc_foreign import METHODS, Heard
+from tests.waiting import until
 
 VMS = sorted(path for path, action in ACTIONS.items() if action.value.startswith("vm:"))
 ON_A_VM = [path for path in VMS if not path.endswith(("CreateVm", "ListVms", "WatchVms"))]
