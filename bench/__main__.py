@@ -1,4 +1,4 @@
-"""`scripts/bench [p1 p4 …]`: runs the benchmarks and writes `bench/RESULTS.md`."""
+"""`scripts/bench [p1 p4 …]`: runs the benchmarks and prints a report, of which `bench/RESULTS.md` is assembled by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import platform
 import sys
 import time
 from importlib import import_module
-from pathlib import Path
 
 from bench.measure import Result
 
@@ -34,10 +33,9 @@ MODULES = {
     "taps": "bench.taps",
     "firewall": "bench.firewall",
 }
-REPORT = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Benchmark results
 
-Written by `scripts/bench`. Figures are medians of interleaved rounds with 95 % bootstrap intervals; a ratio compares two
+Measured by `scripts/bench`. Figures are medians of interleaved rounds with 95 % bootstrap intervals; a ratio compares two
 sides measured in turn in the same run.
 """
 
@@ -69,10 +67,7 @@ def main() -> int:
     for name in chosen:
         print(f"bench: {name} …", file=sys.stderr, flush=True)
         results += import_module(MODULES[name]).run()
-    text = report(where, results)
-    print(text)
-    if len(chosen) == len(MODULES):
-        REPORT.write_text(text)
+    print(report(where, results))
     return 0
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from bench.measure import Estimate, Result, interleaved, median, ratio
 from plasmavmc.guest.api import GuestReady
 from plasmavmc.guest.boot import BootAssets, build_guest_for
-from plasmavmc.guest.cache import cache_directory
 from plasmavmc.guest.kernel import Kernel, distribution_kernel, own_kernel
+from tests.host_cache import cache_directory
 from tests.real.guest_vm import Parts, clone_layer, compile_app, next_of, running, squashfs
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "30"))

@@ -35,6 +35,7 @@ T = TypeVar("T")
 GIB = 1 << 30
 PASSWORD = "the key of the store"
 NO_ROOM = "there is no room left"
+AWAY = UnavailableError("objects-unavailable", "the store is away")
 PLACE = RepositoryPlace(url="memory:", credentials={"secret_access_key": Sensitive.of(PASSWORD)})
 
 

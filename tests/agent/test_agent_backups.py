@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,27 +17,7 @@ from shellwego.core.volumes import VolumeState
 from shellwego.drivers.uplink.memory import LinkState
 from shellwego.ports.store import eq
 from shellwego.wire import subjects
-from tests.agent.backup_world import PASSWORD, Platform
-
-AWAY = UnavailableError("objects-unavailable", "the store is away")
-
-
-@pytest.fixture(autouse=True)
-def _no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Virtual time sees nothing that a thread brings."""
-
-    async def at_once(work: Callable[..., object], *args: Any) -> object:
-        return work(*args)
-
-    monkeypatch.setattr(asyncio, "to_thread", at_once)
-
-
-@pytest.fixture
-async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
-    platform = Platform(tmp_path)
-    await platform.open()
-    yield platform
-    await platform.close()
+from tests.agent.backup_world import AWAY, PASSWORD, Platform
 
 
 async def test_a_backup_is_made_into_a_volume_on_another_node(platform: Platform) -> None:
@@ -57,6 +34,7 @@ async def test_a_backup_is_made_into_a_volume_on_another_node(platform: Platform
     assert (made.holds, made.size_bytes) == ("precious", platform.volume().size_bytes)
 
 
+@pytest.mark.usefixtures("no_threads")
 async def test_a_backup_of_an_encrypted_volume_is_made_into_one_with_the_same_key(tmp_path: Path) -> None:
     platform = Platform(tmp_path)
     platform.encrypted = True

@@ -278,18 +278,18 @@ async def serve(server: StreamServer) -> MemoryStreams:
     return streams
 
 
-async def serve_scripted(channel: ScriptedChannel, limit: int = 8) -> MemoryStreams:
+def scripted(channel: ScriptedChannel, limit: int = 8) -> StreamServer:
     """The organization of an instance is called as its id ends."""
 
     def find(instance_id: str) -> VmView:
         owner = instance_id.removeprefix("ins_")
         return VmView(vm_id="vm_1", instance_id=instance_id, attempt=1, phase=VmPhase.RUNNING, organization_id=owner)
 
-    return await serve(StreamServer(ScriptedEngine(channel), find, no_successor, no_volumes, limit))
+    return StreamServer(ScriptedEngine(channel), find, no_successor, no_volumes, limit)
 
 
 async def open_scripted(channel: ScriptedChannel, request: StreamRequest) -> DuplexStream:
-    return await (await serve_scripted(channel)).open(NODE, request)
+    return await (await serve(scripted(channel))).open(NODE, request)
 
 
 async def test_a_guest_that_goes_away_before_the_end_is_told_as_an_error() -> None:
@@ -331,6 +331,13 @@ class Waits(ScriptedChannel):
         yield ExecDone(code=0)
 
 
+async def holds(server: StreamServer, count: int) -> None:
+    """It serves so many streams now: what was opened has arrived, what was closed is let go."""
+    async with asyncio.timeout(5):
+        while server._open.total() != count:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0)
+
+
 async def refused(streams: MemoryStreams, instance_id: str) -> bool:
     async with asyncio.timeout(10):
         found = await records(await streams.open(NODE, exec_request("true", instance_id=instance_id)))
@@ -338,32 +345,36 @@ async def refused(streams: MemoryStreams, instance_id: str) -> bool:
 
 
 async def test_a_node_serves_so_many_streams_and_no_more() -> None:
-    streams = await serve_scripted(Waits(), limit=4)
+    server = scripted(Waits(), limit=4)
+    streams = await serve(server)
     held = [await streams.open(NODE, exec_request("sleep")) for _ in range(2)]
+    await holds(server, 2)
     assert await refused(streams, "ins_1")
     await held[0].aclose()
-    await asyncio.sleep(0.01)
+    await holds(server, 1)
     assert lines(await records(await streams.open(NODE, logs_request())))
     await held[1].aclose()
 
 
 async def test_no_organization_takes_the_streams_of_a_node_from_others() -> None:
-    streams = await serve_scripted(Waits(), limit=8)
+    server = scripted(Waits(), limit=8)
+    streams = await serve(server)
     held: list[DuplexStream] = []
     for organization, share in (("greedy", 4), ("second", 2), ("third", 1), ("fourth", 1)):
         held += [
             await streams.open(NODE, exec_request("sleep", instance_id=f"ins_{organization}")) for _ in range(share)
         ]
-        await asyncio.sleep(0.01)
+        await holds(server, len(held))
         assert await refused(streams, f"ins_{organization}")
     for stream in held:
         await stream.aclose()
 
 
 async def test_what_nodes_give_to_each_other_is_not_held_up_by_organizations() -> None:
-    streams = await serve_scripted(Waits(), limit=2)
+    server = scripted(Waits(), limit=2)
+    streams = await serve(server)
     held = await streams.open(NODE, exec_request("sleep"))
-    await asyncio.sleep(0.01)
+    await holds(server, 1)
     assert await refused(streams, "ins_1")
     found = await records(await streams.open(NODE, StreamRequest(kind=StreamKind.MEMORY, instance_id="ins_1")))
     assert [(record.kind, record.payload) for record in found] == [

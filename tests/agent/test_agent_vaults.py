@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,29 +18,8 @@ from shellwego.core.envelope import Label
 from shellwego.core.errors import UnavailableError
 from shellwego.drivers.uplink.memory import LinkState
 from shellwego.ports.store import eq
-from tests.agent.backup_world import NO_ROOM, Platform, project
+from tests.agent.backup_world import AWAY, NO_ROOM, Platform, project
 from tests.control.rollout_world import PRJ
-
-AWAY = UnavailableError("objects-unavailable", "the store is away")
-
-
-@pytest.fixture(autouse=True)
-def _no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Virtual time sees nothing that a thread brings."""
-
-    async def at_once(work: Callable[..., object], *args: Any) -> object:
-        return work(*args)
-
-    monkeypatch.setattr(asyncio, "to_thread", at_once)
-
-
-@pytest.fixture
-async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
-    platform = Platform(tmp_path)
-    await platform.open()
-    yield platform
-    await platform.close()
-
 
 # A full repository
 

@@ -204,9 +204,7 @@ def test_a_socket_without_a_permission_stops_the_start() -> None:
         check_guarded(_app_with(router), own=())
 
 
-async def test_an_endpoint_that_never_asked_its_access_does_not_answer(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_an_endpoint_that_never_asked_its_access_does_not_answer(world: World) -> None:
     router = APIRouter(route_class=GuardedRoute)
 
     @operation(router, "GET", "/v1/careless", permission="apps:read", answer=None)

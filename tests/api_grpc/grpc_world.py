@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -159,15 +158,6 @@ async def _fetch_images(api: World) -> None:
     async with api.control.bus.subscribe("images") as hints:
         async for _ in hints:
             await api.commit(ready)
-
-
-async def until(look: Callable[[], Awaitable[T]], what: str) -> T:
-    """Ask until the answer is true, and return it."""
-    deadline = time.monotonic() + WITHIN_S
-    while not (seen := await look()):
-        assert time.monotonic() < deadline, f"not within {WITHIN_S:g} s: {what}"
-        await asyncio.sleep(0.01)
-    return seen
 
 
 async def refusal(

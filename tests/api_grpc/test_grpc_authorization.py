@@ -30,9 +30,10 @@ from shellwego.core.tenancy import TokenKind
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.store.memory import MemoryStore
 from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, add_user, make_world, withdraw_grants
-from tests.api_grpc.grpc_world import WITHIN_S, GrpcWorld, refusal, running, served, until
+from tests.api_grpc.grpc_world import WITHIN_S, GrpcWorld, refusal, running, served
 from tests.control.away_store import AwayStore
 from tests.rpc.test_rpc_foreign import METHODS, Heard
+from tests.waiting import until
 
 VMS = sorted(path for path, action in ACTIONS.items() if action.value.startswith("vm:"))
 ON_A_VM = [path for path in VMS if not path.endswith(("CreateVm", "ListVms", "WatchVms"))]

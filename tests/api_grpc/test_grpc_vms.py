@@ -16,7 +16,8 @@ from plasmavmc.states import VmState
 from plasmavmc.types import CopyTarget, ExecSpec, ForkIdentity, LogStream, NetworkSpec, Scope, VmResources, VmSpec
 from shellwego.core.instances import Desired, Instance, OwnerKind, Phase, Sleep
 from tests.api.api_world import ADMIN
-from tests.api_grpc.grpc_world import GrpcWorld, until
+from tests.api_grpc.grpc_world import GrpcWorld
+from tests.waiting import until
 
 ONE_OFF = VmSpec("", Scope("", ""), "", "registry.example/hello:v1", command=("true",), labels={"app": "shop"})
 

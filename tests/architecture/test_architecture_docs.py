@@ -26,7 +26,7 @@ _LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 _SCRIPT = re.compile(r"\bscripts/[a-z-]+\b")
 _SOURCE = re.compile(r"`((?:[a-z_0-9]+/)+[a-z_0-9]+\.(?:py|c|h|proto))`")
-_DECISION = re.compile(r"\bADR (\d+)\b")
+_DECISION = re.compile(r"\bADR (\d+)\b|\bdocs/adr/(\d{4})")
 
 
 def tracked() -> list[str]:
@@ -47,6 +47,10 @@ def links(page: Path) -> Iterator[tuple[Path, str]]:
 
 def decision(path: Path) -> int:
     return int(path.name.partition("-")[0])
+
+
+def decisions_named(text: str) -> set[int]:
+    return {int(number or file) for number, file in _DECISION.findall(text)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -74,7 +78,7 @@ def test_decisions_have_numbers_of_their_own_which_they_say() -> None:
 def test_decisions_that_are_named_are_there() -> None:
     known = {decision(path) for path in (DOCS / "adr").glob("*.md")}
     texts = (ROOT / name for name in tracked() if name.endswith((".py", ".md", ".c", ".h")))
-    named = {(path.name, int(number)) for path in texts for number in _DECISION.findall(path.read_text())}
+    named = {(path.name, number) for path in texts for number in decisions_named(path.read_text())}
     assert {(name, number) for name, number in named if number not in known} == set()
 
 
@@ -105,6 +109,10 @@ def test_commands_that_a_page_shows_are_there_with_their_options(page: Path) -> 
 def test_a_planted_mistake_is_found(page: str, found: str) -> None:
     calls = command_lines(page, frozenset(PROGRAMS))
     assert [fault for words in calls for fault in faults(PROGRAMS[words[0]], words)] == [found]
+
+
+def test_a_decision_is_named_by_its_number_or_its_file() -> None:
+    assert decisions_named("so it is said (ADR 6), and why (docs/adr/0024)") == {6, 24}
 
 
 def test_what_stands_for_something_else_is_no_mistake() -> None:

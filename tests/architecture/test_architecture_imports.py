@@ -44,7 +44,7 @@ VIOLATIONS: dict[str, tuple[str, str]] = {
 }
 
 
-def lint(sources: Path, contract: str | None = None) -> subprocess.CompletedProcess[str]:
+def lint(sources: Path) -> subprocess.CompletedProcess[str]:
     """Run import-linter with our configuration on these sources."""
     command = [
         str(Path(sys.executable).parent / "lint-imports"),

@@ -241,7 +241,7 @@ async def test_what_a_host_keeps_is_its_owners_alone(server: Server, tmp_path: P
         nodedir.load(directory, MemberKind.NODE)
 
 
-async def test_whoever_is_not_of_the_tokens_platform_is_sent_nothing(server: Server, tmp_path: Path) -> None:
+async def test_whoever_is_not_of_the_tokens_platform_is_sent_nothing(server: Server) -> None:
     heard: list[bytes] = []
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import pytest
@@ -170,7 +169,7 @@ def test_no_command_takes_a_secret_as_an_argument() -> None:
                 assert parameter.name not in words, path
 
 
-def test_a_rename_is_seen_by_others(host: Machine, tmp_path: Path) -> None:
+def test_a_rename_is_seen_by_others(host: Machine) -> None:
     assert host.swg("user", "rename", "Ann").code == 0
     assert "Ann" in host.swg("users", "show", EMAIL).out
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from plasmavmc.backends import Acceleration
 from plasmavmc.guest.boot import BootAssets, build_guest, disk_template
-from plasmavmc.guest.cache import cache_directory
 from plasmavmc.guest.tsc import tsc_khz
 from plasmavmc.host.configuration import QEMU
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, VmPlan
@@ -26,6 +25,7 @@ from plasmavmc.hypervisor.qemu.sockets import VmSockets
 from plasmavmc.types import MIB, VmHandle, VmSpec, vm_key
 from tests.contract.helper_rig import HelperRig
 from tests.contract.host_rig import Namespace, RealHelper, real_helper
+from tests.host_cache import cache_directory
 
 WORKLOAD = Path(__file__).resolve().parents[2] / "packages/plasmavmc/native/init/tests/app.c"
 

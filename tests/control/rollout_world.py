@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -434,3 +434,16 @@ def node_row(world: World, node: FakeNode) -> Node:
     found = world.peek(lambda tx: tx.nodes.get(node.node_id))
     assert found is not None
     return found
+
+
+@asynccontextmanager
+async def living_world(
+    open_store: Callable[[VirtualClock], Store] = MemoryStore, *, loops: bool = True
+) -> AsyncIterator[World]:
+    """A world that has begun, and ends."""
+    world = World(open_store)
+    await world.begin(loops=loops)
+    try:
+        yield world
+    finally:
+        await world.end()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -22,14 +22,6 @@ from shellwego.ports.store import eq
 from tests.control.rollout_world import GIB, FakeNode, World, node_row
 
 Wait = Callable[[], bool]
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
-    await world.begin()
-    yield world
-    await world.end()
 
 
 def plan(world: World, node: FakeNode) -> DrainPlan:

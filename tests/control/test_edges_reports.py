@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from shellwego.control.edges import LEASE_S, MAX_SESSIONS_TOLD, Edges
@@ -12,14 +10,6 @@ from shellwego.core.instances import Instance, Phase
 from shellwego.core.routing import Departed, Edge, EdgeReport, RouteState
 from shellwego.ports.store import eq
 from tests.control.rollout_world import FakeEdge, World
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
-    await world.begin()
-    yield world
-    await world.end()
 
 
 def row(world: World, edge_id: str) -> Edge:

@@ -15,7 +15,7 @@ from shellwego.control.imagework import ImageWork
 from shellwego.control.loops.images import AT_ONCE, AT_ONCE_EACH, ImagesLoop
 from shellwego.control.loops.imagestore import LOOK_AGAIN_S, ImageStoreLoop
 from shellwego.control.unit import Control, Unit
-from shellwego.core.apps import App, AppConfig, Release
+from shellwego.core.apps import AppConfig, Release
 from shellwego.core.errors import ForbiddenError, QuotaError
 from shellwego.core.images import EVERYBODY, Image, ImageState, LoginRule
 from shellwego.core.tenancy import Organization, Project
@@ -27,18 +27,10 @@ from shellwego.ports.bus import Hint
 from shellwego.ports.images import STRANGER, Asker, LoadedImage, ResolvedImage
 from shellwego.wire import subjects
 from tests.contract.images_samples import chunked, docker_save, entry, layer
+from tests.core.app_builder import app
 
 REFERENCE = "registry.example/hello:v1"
-SHOP = App(
-    id="app_x",
-    project_id="prj_a",
-    name="shop",
-    hostname="shop.localhost",
-    config=AppConfig(),
-    counts={},
-    created_at=0.0,
-    updated_at=0.0,
-)
+SHOP = app(id="app_x", project_id="prj_a")
 
 
 def run_image(unit: Unit, image: Image) -> None:

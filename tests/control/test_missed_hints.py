@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 
 import pytest
 
@@ -106,8 +106,5 @@ async def test_the_weight_of_a_canarys_step_comes_into_the_routes_soon_though_no
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
-    await world.begin(loops=False)
-    yield world
-    await world.end()
+def world(quiet_world: World) -> World:
+    return quiet_world

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 
@@ -14,14 +14,6 @@ from shellwego.core.instances import Phase
 from shellwego.core.nodes import MAX_LABELS, Node, NodeHealth, Scheduling
 from shellwego.ports.store import eq
 from tests.control.rollout_world import FakeNode, World, node_row
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
-    await world.begin()
-    yield world
-    await world.end()
 
 
 async def update(world: World, node: FakeNode, **wish: object) -> Node:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -23,14 +22,6 @@ GENERATION_S = 1000.0
 FIRST, SECOND, THIRD = (
     tuple(b64encode(bytes([number]) * 32).decode() for number in pair) for pair in ((1, 2), (3, 4), (5, 6))
 )
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
-    await world.begin()
-    yield world
-    await world.end()
 
 
 @pytest.fixture

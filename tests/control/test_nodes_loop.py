@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,14 +21,6 @@ from shellwego.ports.store import Transaction, eq
 from tests.control.rollout_world import FakeNode, World, node_row
 
 T = TypeVar("T")
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
-    await world.begin()
-    yield world
-    await world.end()
 
 
 async def two_nodes_with_an_app(world: World) -> tuple[FakeNode, FakeNode]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
-import pytest
 from structlog.testing import capture_logs
 
 from shellwego.control.unit import Unit
@@ -14,14 +12,6 @@ from shellwego.ports.store import eq
 from tests.control.rollout_world import FakeNode, World, node_row
 
 ADDRESS = "192.0.2.1"
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
-    await world.begin()
-    yield world
-    await world.end()
 
 
 async def joined(world: World, name: str, number: int, address: str) -> FakeNode:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
-
-import pytest
 
 from shellwego.control import quotas, scheduling
 from shellwego.control.facts import node_usage
@@ -26,14 +24,6 @@ LARGE = Process(memory_bytes=4 * GIB)
 """Two fill a node."""
 HUGE = Process(memory_bytes=8 * GIB)
 LOW, HIGH = PlacementRules(priority=20), PlacementRules(priority=50)
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
-    await world.begin()
-    yield world
-    await world.end()
 
 
 async def another_app(world: World, name: str) -> str:

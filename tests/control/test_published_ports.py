@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from shellwego.control.apps import destroy_app
@@ -17,14 +15,6 @@ from shellwego.wire import subjects
 from tests.control.rollout_world import World
 
 OFFERED = range(20_000, 30_000)
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    made = World()
-    await made.begin()
-    yield made
-    await made.end()
 
 
 async def published(world: World, port: int = 20_000) -> PublishedPort:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from shellwego.control import rebalance, scheduling
@@ -13,14 +11,6 @@ from shellwego.core.instances import Eviction
 from tests.control.rollout_world import GIB, FakeNode, World, node_row
 
 LARGE = Process(memory_bytes=GIB)
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
-    await world.begin()
-    yield world
-    await world.end()
 
 
 async def joined_empty(world: World) -> tuple[FakeNode, FakeNode]:

@@ -21,15 +21,13 @@ from shellwego.core.nodes import Backend
 from shellwego.core.vms import VmPhase
 from shellwego.ports.store import Transaction, eq
 from tests.contract.store_databases import Database
-from tests.control.rollout_world import GIB, World, drains
+from tests.control.rollout_world import GIB, World, drains, living_world
 
 
 @pytest.fixture
 async def world(database: Database) -> AsyncIterator[World]:
-    world = World(database.open_inline)
-    await world.begin()
-    yield world
-    await world.end()
+    async with living_world(database.open_inline) as world:
+        yield world
 
 
 async def deployed(world: World, image: str = "hello:v1") -> Instance:

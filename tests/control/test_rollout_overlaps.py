@@ -13,17 +13,15 @@ from shellwego.core.images import ImageState
 from shellwego.core.instances import Desired
 from shellwego.ports.store import Transaction, eq
 from tests.contract.store_databases import Database
-from tests.control.rollout_world import FakeEdge, FakeNode, World
+from tests.control.rollout_world import FakeEdge, FakeNode, World, living_world
 
 S = DeploymentState
 
 
 @pytest.fixture
 async def world(database: Database) -> AsyncIterator[World]:
-    world = World(database.open_inline)
-    await world.begin()
-    yield world
-    await world.end()
+    async with living_world(database.open_inline) as world:
+        yield world
 
 
 async def scale(world: World, count: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -56,11 +56,8 @@ class _Refusing:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
-    await world.begin(loops=False)
-    yield world
-    await world.end()
+def world(quiet_world: World) -> World:
+    return quiet_world
 
 
 async def drain(world: World, node: FakeNode) -> None:

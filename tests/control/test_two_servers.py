@@ -30,7 +30,7 @@ from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.images.memory import MemoryImages
 from shellwego.ports.store import Order, Store, Transaction, eq
 from tests.contract.store_databases import Database
-from tests.control.rollout_world import World, node_row
+from tests.control.rollout_world import World, living_world, node_row
 
 T = TypeVar("T")
 TAKEOVER_S = 3.0
@@ -100,10 +100,8 @@ class Server:
 
 @pytest.fixture
 async def world(database: Database) -> AsyncIterator[World]:
-    world = World(database.open_inline)
-    await world.begin(loops=False)
-    yield world
-    await world.end()
+    async with living_world(database.open_inline, loops=False) as world:
+        yield world
 
 
 def server(name: str, database: Database, world: World) -> Server:

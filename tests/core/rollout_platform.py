@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from shellwego.core.apps import App, AppConfig, Release
+from shellwego.core.apps import Release
 from shellwego.core.changes import (
     Aim,
     Drain,
@@ -37,6 +37,7 @@ from shellwego.core.rollout import RolloutPlan
 from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
 from tests.core import rollout_drains
 from tests.core import rollout_rules as rules
+from tests.core.app_builder import app
 from tests.core.rollout_parts import (
     ALL,
     LEASE_S,
@@ -55,16 +56,7 @@ class Platform:
         self.now = 1000.0
         self.eager = self.random.random() < 0.5
         """The use case supersedes and aims by itself, as ours does; the planner must do with both."""
-        self.app = App(
-            id="app",
-            project_id="prj",
-            name="shop",
-            hostname="shop.localhost",
-            config=AppConfig(),
-            counts={"web": 1 + self.random.randrange(4), "worker": 1, "api": 2},
-            created_at=0.0,
-            updated_at=0.0,
-        )
+        self.app = app(counts={"web": 1 + self.random.randrange(4), "worker": 1, "api": 2})
         self.releases: dict[str, Release] = {}
         self.deployments: dict[str, Deployment] = {}
         self.instances: dict[str, Instance] = {}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shellwego.core.apps import MIB, App, AppConfig, Mount, Process, Release, content_hash
+from shellwego.core.apps import MIB, AppConfig, Mount, Process, Release, content_hash
 from shellwego.core.instances import Desired, Instance, OwnerKind, Phase
 from shellwego.core.plans import FREE, PLANS, UNLIMITED, plan_named, rank
 from shellwego.core.quota import (
@@ -25,19 +25,10 @@ from shellwego.core.quota import (
     project_limits,
     settled,
 )
+from tests.core.app_builder import app
 
 CONFIG = AppConfig(processes=(Process(memory_bytes=512 * MIB, cpu_milli=500), Process(name="worker", cpu_milli=2000)))
-APP = App(
-    id="app",
-    project_id="prj",
-    name="shop",
-    hostname="shop",
-    config=CONFIG,
-    counts={"web": 3},
-    last_release_number=1,
-    created_at=0.0,
-    updated_at=0.0,
-)
+APP = app(config=CONFIG, counts={"web": 3}, last_release_number=1)
 NOTHING = Standing()
 amounts = st.dictionaries(st.sampled_from(sorted(COUNTED)), st.integers(-5, 20))
 limits = st.dictionaries(st.sampled_from(sorted(COUNTED)), st.one_of(st.none(), st.integers(0, 20)))

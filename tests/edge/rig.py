@@ -19,6 +19,7 @@ from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.edge.daemon import Edge
 from shellwego.edge.processes import haproxy_processes
+from shellwego.edge.runtime import ask
 from shellwego.edge.settings import LOOPBACK, EdgeSettings, Layout, Timeouts
 from shellwego.wire import subjects
 
@@ -352,6 +353,19 @@ def fresh_rig(owner: int = 0) -> Iterator[Rig]:
         yield Rig(run_dir, state_dir, free_port())
         for process in haproxy_processes(Layout(run_dir)):
             os.kill(process.pid, signal.SIGKILL)
+
+
+def layout(rig: Rig) -> Layout:
+    return Layout(rig.run_dir)
+
+
+async def admin(rig: Rig, command: str) -> str:
+    return await ask(layout(rig).admin_socket, command)
+
+
+async def reload(rig: Rig) -> None:
+    """A reload without our doing; the edge must find its way."""
+    await ask(layout(rig).master_socket, "reload")
 
 
 def bind(port: int = 0) -> socket.socket:

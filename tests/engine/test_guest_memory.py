@@ -35,7 +35,7 @@ async def test_a_life_in_order() -> None:
     guest.boot()
     assert await told(channel, 1) == [GuestHello(False, 0)]
     await channel.configure(CONFIG)
-    assert await told(channel, 3) == [GuestReady(2), GuestOutput(LogStream.STDOUT, 0, b"hi\n"), GuestExited(3)]
+    assert await told(channel, 3) == [GuestReady(), GuestOutput(LogStream.STDOUT, 0, b"hi\n"), GuestExited(3)]
     await asyncio.wait_for(guest.powered_off(), 1)
     guest.cut()
     assert [event async for event in channel.events()] == []
@@ -71,7 +71,7 @@ async def test_a_new_channel_is_told_again_what_was_not_acknowledged() -> None:
     second = guest.attach()
     assert await told(second, 4) == [
         GuestHello(True, 4),
-        GuestReady(2),
+        GuestReady(),
         GuestOutput(LogStream.STDOUT, 4, b"two\n"),
         GuestExited(5),
     ]

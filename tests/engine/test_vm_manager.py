@@ -30,6 +30,7 @@ from plasmavmc.policy import Destination, IpProtocol, Opening
 from plasmavmc.states import VmState
 from plasmavmc.types import NetworkSpec, NetworkUsage, RateLimit, Vm, VmResources, vm_key
 from tests.engine.engine_rig import EngineRig, script
+from tests.engine.suspend_rig import eventually
 
 FROM_WEB = Opening("web", IpProtocol.TCP, 5432, 5432)
 TLS = Destination(IPv4Network("203.0.113.0/24"), IpProtocol.TCP, 443, 443)
@@ -161,7 +162,7 @@ async def test_a_vm_whose_boot_was_cut_short_is_ended_not_adopted(rig: EngineRig
     rig.vmms.faults = Faults(hang=True)
     first = rig.manager()
     await run(first, rig, "serve", until=VmState.STARTING)
-    await asyncio.sleep(0.05)
+    await eventually(rig.vmms.living)
     second = rig.manager()
     await second.recover()
     assert second.get("vm_a").status.state is VmState.FAILED

@@ -132,15 +132,23 @@ async def running_to_fork(rig: EngineRig, sleep: Sleep) -> VmManager:
     return manager
 
 
+async def asked_beside_a_copy(
+    manager: VmManager, copies: Copies, sleep: Sleep
+) -> tuple[asyncio.Task[None], asyncio.Future[object]]:
+    """A volume is being copied, and then this is asked for; both go on."""
+    copy = taking(manager)
+    await eventually(lambda: copies.begun)
+    sleeping = asyncio.ensure_future(sleep(manager))
+    await turns()
+    return copy, sleeping
+
+
 @pytest.mark.parametrize("sleep", [suspend, fork])
 async def test_a_vm_that_stands_still_for_a_copy_is_held_for_nothing_else_until_that_is_done(
     rig: EngineRig, copies: Copies, sleep: Sleep
 ) -> None:
     manager = await running_to_fork(rig, sleep)
-    copy = taking(manager)
-    await eventually(lambda: copies.begun)
-    sleeping = asyncio.ensure_future(sleep(manager))
-    await turns()
+    copy, sleeping = await asked_beside_a_copy(manager, copies, sleep)
     assert not guest(rig).held
     assert rig.vmms.standing_still() == {"vm_one"}
     copies.let_go("vol_1")
@@ -156,10 +164,7 @@ async def test_who_gives_up_waiting_for_a_copy_leaves_the_vm_standing_for_it(
     rig: EngineRig, copies: Copies, sleep: Sleep
 ) -> None:
     manager = await running_to_fork(rig, sleep)
-    copy = taking(manager)
-    await eventually(lambda: copies.begun)
-    sleeping = asyncio.ensure_future(sleep(manager))
-    await turns()
+    copy, sleeping = await asked_beside_a_copy(manager, copies, sleep)
     sleeping.cancel()
     await asyncio.wait({sleeping})
     assert manager.get("vm_one").status.state is S.RUNNING

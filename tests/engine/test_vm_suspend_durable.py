@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from plasmavmc.errors import CapacityError, HostError, NotFoundError
+from plasmavmc.manager import VmManager
 from plasmavmc.snapshots.files import SnapshotStore
 from plasmavmc.snapshots.manifest import VERSION, Manifest
+from plasmavmc.states import VmState
 from plasmavmc.storage.file import FileStorage
-from plasmavmc.types import vm_key
+from plasmavmc.types import Vm, vm_key
 from tests.engine.engine_rig import EngineRig
 from tests.engine.suspend_rig import S, members, running, runs_on
 from tests.engine.syncs import Syncs
@@ -122,17 +126,27 @@ async def test_a_snapshot_is_used_where_an_older_one_could_not_be_removed(tmp_pa
     assert not store.has(KEY)
 
 
-async def test_a_sleeping_vm_whose_snapshot_cannot_be_deleted_for_good_has_not_ended(
-    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    manager = await running(rig)
-    await manager.suspend("vm_one")
+@contextmanager
+def snapshots_do_not_reach_the_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is done within is refused for it."""
     with monkeypatch.context() as patches:
         Syncs(patches).refused.add("snapshots")
         with pytest.raises(HostError, match="Input/output error"):
-            await manager.stop("vm_one")
-        assert manager.get("vm_one").status.state is S.SUSPENDED
-    assert (await manager.stop("vm_one")).status.state is S.STOPPED
+            yield
+
+
+@pytest.mark.parametrize(
+    ("order", "done"), [(VmManager.stop, S.STOPPED), (VmManager.resume, S.RUNNING)], ids=["stopped", "woken"]
+)
+async def test_a_vm_whose_snapshot_cannot_be_taken_away_for_good_sleeps_on(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch, order: Callable[[VmManager, str], Awaitable[Vm]], done: VmState
+) -> None:
+    manager = await running(rig)
+    await manager.suspend("vm_one")
+    with snapshots_do_not_reach_the_disk(monkeypatch):
+        await order(manager, "vm_one")
+    assert manager.get("vm_one").status.state is S.SUSPENDED
+    assert (await order(manager, "vm_one")).status.state is done
 
 
 async def test_an_engine_starts_beside_a_snapshot_of_nobody_that_cannot_be_deleted(
@@ -147,27 +161,12 @@ async def test_an_engine_starts_beside_a_snapshot_of_nobody_that_cannot_be_delet
     assert again.list_vms() == ()
 
 
-async def test_a_vm_whose_snapshot_cannot_be_put_aside_for_good_sleeps_on(
-    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    manager = await running(rig)
-    await manager.suspend("vm_one")
-    with monkeypatch.context() as patches:
-        Syncs(patches).refused.add("snapshots")
-        with pytest.raises(HostError, match="Input/output error"):
-            await manager.resume("vm_one")
-    assert manager.get("vm_one").status.state is S.SUSPENDED
-    assert (await manager.resume("vm_one")).status.state is S.RUNNING
-
-
 async def test_a_snapshot_whose_name_does_not_reach_the_disk_is_none_and_the_vm_runs_on(
     rig: EngineRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager = await running(rig)
-    with monkeypatch.context() as patches:
-        Syncs(patches).refused.add("snapshots")
-        with pytest.raises(HostError, match="Input/output error"):
-            await manager.suspend("vm_one")
+    with snapshots_do_not_reach_the_disk(monkeypatch):
+        await manager.suspend("vm_one")
     assert not rig.parts.snapshots.has(KEY)
     await runs_on(rig, manager)
 

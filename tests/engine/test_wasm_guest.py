@@ -92,7 +92,7 @@ async def test_what_is_told_once_arrives_whole(world: World) -> None:
     world.guest.write(OUT, b"hello")
     world.guest.exited(7, oom=True)
     end = await told(channel, GuestExited)
-    assert end == [GuestReady(1), GuestOutput(OUT, 0, b"hello"), GuestExited(7, oom=True)]
+    assert end == [GuestReady(), GuestOutput(OUT, 0, b"hello"), GuestExited(7, oom=True)]
     await channel.aclose()
 
 
@@ -111,7 +111,7 @@ async def test_a_host_that_returns_is_told_again_but_for_what_it_has_stored(worl
     heard = await told(second, GuestFailed)
     assert heard == [
         GuestHello(configured=True, log_offset=6),
-        GuestReady(1),
+        GuestReady(),
         GuestOutput(ERR, 6, b"lost"),
         GuestFailed("some-code", "in words"),
     ]
@@ -123,7 +123,7 @@ async def test_the_newest_host_is_the_one_that_is_spoken_to(world: World) -> Non
     second = await world.attach()
     assert await soon(all_of(first)) == [GuestHello(configured=False, log_offset=0)]
     world.guest.ready()
-    assert GuestReady(1) in await told(second, GuestReady)
+    assert GuestReady() in await told(second, GuestReady)
     await first.aclose()
     await second.aclose()
 

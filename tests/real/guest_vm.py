@@ -16,11 +16,11 @@ from typing import TypeVar
 
 from plasmavmc.guest.api import GuestConfig, GuestEvent
 from plasmavmc.guest.boot import DEFAULT_DISK_BYTES, BootAssets, disk_template, init_sources, load_assets
-from plasmavmc.guest.cache import cache_directory
 from plasmavmc.guest.channel import SocketGuestChannel
 from plasmavmc.guest.kernel import Kernel
 from plasmavmc.guest.opening import open_channel
 from plasmavmc.guest.tsc import tsc_khz
+from tests.host_cache import cache_directory
 
 Event = TypeVar("Event", bound=GuestEvent)
 DEADLINE_S = 90.0

@@ -22,7 +22,6 @@ from pathlib import Path
 from examples.demo.images import base
 from plasmavmc.backends import Acceleration
 from plasmavmc.guest.boot import build_guest
-from plasmavmc.guest.cache import cache_directory
 from plasmavmc.guest.filesystem import volume_template
 from plasmavmc.guest.logs import LogStore
 from plasmavmc.guest.tsc import tsc_khz
@@ -46,6 +45,7 @@ from plasmavmc.types import MIB, NetworkSpec, Scope, VmResources, VmSpec, vm_key
 from plasmavmc.volumes import Volumes
 from tests.contract.host_rig import RealHelper, real_helper
 from tests.contract.images_samples import MemorySource, Sample, directory, entry, image, layer
+from tests.host_cache import cache_directory
 
 APP = Path(__file__).with_name("suspend_app.py")
 SUBNET = IPv4Network("10.64.16.0/20")

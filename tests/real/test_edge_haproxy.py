@@ -16,16 +16,18 @@ from shellwego.core.routing import Departed, RouteState, RouteTable
 from shellwego.edge.haproxy import HaproxyError
 from shellwego.edge.processes import haproxy_processes
 from shellwego.edge.runtime import ask
-from shellwego.edge.settings import Layout
 from tests.edge.rig import (
     Rig,
+    admin,
     backends,
     bind,
     eventually,
     fresh_rig,
     is_alive,
     kill,
+    layout,
     read_answer,
+    reload,
     route,
     steady_load,
 )
@@ -38,19 +40,6 @@ pytestmark = pytest.mark.real
 def rig() -> Iterator[Rig]:
     with fresh_rig() as made:
         yield made
-
-
-def layout(rig: Rig) -> Layout:
-    return Layout(rig.run_dir)
-
-
-async def admin(rig: Rig, command: str) -> str:
-    return await ask(layout(rig).admin_socket, command)
-
-
-async def reload(rig: Rig) -> None:
-    """A reload without our doing; the edge must find its way."""
-    await ask(layout(rig).master_socket, "reload")
 
 
 # --- swaps and reloads under load

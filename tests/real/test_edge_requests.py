@@ -9,8 +9,6 @@ from dataclasses import replace
 import pytest
 
 from shellwego.core.routing import Endpoint, RouteState
-from shellwego.edge.runtime import ask
-from shellwego.edge.settings import Layout
 from tests.edge.rig import (
     Backend,
     Rig,
@@ -18,6 +16,7 @@ from tests.edge.rig import (
     eventually,
     fresh_rig,
     read_answer,
+    reload,
     route,
 )
 
@@ -34,19 +33,6 @@ UPGRADE = (
 def rig() -> Iterator[Rig]:
     with fresh_rig() as made:
         yield made
-
-
-def layout(rig: Rig) -> Layout:
-    return Layout(rig.run_dir)
-
-
-async def admin(rig: Rig, command: str) -> str:
-    return await ask(layout(rig).admin_socket, command)
-
-
-async def reload(rig: Rig) -> None:
-    """A reload without our doing; the edge must find its way."""
-    await ask(layout(rig).master_socket, "reload")
 
 
 async def test_a_host_reaches_its_app_and_a_change_of_routes_reaches_the_next_request(rig: Rig) -> None:

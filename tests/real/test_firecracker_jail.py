@@ -22,7 +22,6 @@ import pytest
 from plasmavmc.backends import Readiness
 from plasmavmc.errors import GuestError, HostError, UnavailableError
 from plasmavmc.guest.boot import build_guest
-from plasmavmc.guest.cache import cache_directory
 from plasmavmc.host.operations import ProcessId
 from plasmavmc.host.processes import is_alive, uids_of
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan, VmPlan
@@ -34,6 +33,7 @@ from plasmavmc.network.bridge import BridgeNetwork
 from plasmavmc.types import SYSTEM_SCOPE, NetworkSpec, RateLimit, VmHandle, VmSpec, vm_key
 from tests.contract.host_rig import NOBODY, RealHelper, real_helper
 from tests.contract.tiny_kernel import chatter, idle, reset
+from tests.host_cache import cache_directory
 from tests.real.test_firecracker_real import firecracker
 
 __all__ = ["firecracker"]

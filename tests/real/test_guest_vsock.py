@@ -17,13 +17,13 @@ import pytest
 
 from plasmavmc.guest.api import ExecExit, GuestConfig, GuestExited, GuestHello, GuestOutput, GuestReady
 from plasmavmc.guest.boot import load_assets
-from plasmavmc.guest.cache import cache_directory
 from plasmavmc.guest.channel import SocketGuestChannel
 from plasmavmc.guest.opening import open_channel_over
 from plasmavmc.hypervisor.firecracker.requests import CHANNEL_PORT
 from plasmavmc.hypervisor.firecracker.vsock import connect_vsock
 from plasmavmc.types import ExecSpec
 from tests.bytes import first_difference
+from tests.host_cache import cache_directory
 from tests.real.guest_vm import DEADLINE_S, Parts, compile_app, next_of, qemu_argv, squashfs
 from tests.real.vsock_device import VsockDevice, qemu_options, vsock_device
 

@@ -11,14 +11,14 @@ import os
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from plasmavmc.host.operations import Spawned
 from tests.contract.host_parts import LIMITS, ONE, TWO, HostRig, end, start
-from tests.contract.host_rig import RealHelper, real_helper, rig_of
+from tests.contract.host_rig import RealHelper, rig_of
 from tests.contract.hypervisor_rig import OpenKvm
 
 pytestmark = pytest.mark.real
@@ -61,17 +61,6 @@ print(json.dumps({
 }))
 """
 Attempt = list[object]
-
-
-@pytest.fixture
-async def helper(tmp_path: Path) -> AsyncIterator[RealHelper]:
-    async with real_helper(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def rig(helper: RealHelper) -> HostRig:
-    return rig_of(helper)
 
 
 @pytest.fixture

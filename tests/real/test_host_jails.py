@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,10 @@ import pytest
 from plasmavmc.errors import HostError
 from plasmavmc.host.operations import Keep, Limits
 from plasmavmc.types import MIB, vm_key
-from tests.contract.host_rig import NOBODY, RealHelper, real_helper
+from tests.contract.host_rig import NOBODY, RealHelper
 
 pytestmark = pytest.mark.real
 KEY, OTHER = vm_key("vm_one"), vm_key("vm_two")
-
-
-@pytest.fixture
-async def helper(tmp_path: Path) -> AsyncIterator[RealHelper]:
-    async with real_helper(tmp_path) as made:
-        yield made
 
 
 def a_file(path: Path, content: bytes, mode: int, uid: int = NOBODY) -> Path:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,22 +16,11 @@ from plasmavmc.host.operations import Keep, Limits, ProcessId
 from plasmavmc.host.processes import is_alive, read_process
 from plasmavmc.types import MIB
 from tests.contract.host_parts import DEADLINE_S, LIMITS, ONE, TWO, HostRig, end, has_ended, identity, let_go, refused
-from tests.contract.host_rig import UIDS, RealHelper, eventually, real_helper, rig_of
+from tests.contract.host_rig import UIDS, RealHelper, eventually
 from tests.real.test_host_vmm import cgroup_limits, descriptors_of, limit_of, link_of, status_of, text_of
 
 pytestmark = pytest.mark.real
 NAMESPACES = ("net", "mnt", "ipc", "uts")
-
-
-@pytest.fixture
-async def helper(tmp_path: Path) -> AsyncIterator[RealHelper]:
-    async with real_helper(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def rig(helper: RealHelper) -> HostRig:
-    return rig_of(helper)
 
 
 def children_of(helper: RealHelper) -> set[int]:

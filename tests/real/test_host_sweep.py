@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,21 +19,10 @@ from plasmavmc.host.names import shaper_name
 from plasmavmc.host.operations import Keep, Unkillable
 from plasmavmc.host.processes import is_alive, kill, read_process
 from tests.contract.host_parts import ONE, TWO, HostRig, end, identity, let_go, start
-from tests.contract.host_rig import Namespace, RealHelper, eventually, real_helper, rig_of, sleeper
+from tests.contract.host_rig import Namespace, RealHelper, eventually, rig_of, sleeper
 
 pytestmark = pytest.mark.real
 EVERYTHING = Keep()
-
-
-@pytest.fixture
-async def helper(tmp_path: Path) -> AsyncIterator[RealHelper]:
-    async with real_helper(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def rig(helper: RealHelper) -> HostRig:
-    return rig_of(helper)
 
 
 def plant_tap(namespace: Namespace, name: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,17 +22,6 @@ from tests.contract.host_parts import DEADLINE_S, LIMITS, ONE, TWO, HostRig, end
 from tests.contract.host_rig import UIDS, RealHelper, eventually, real_helper, rig_of, sleeper
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture
-async def helper(tmp_path: Path) -> AsyncIterator[RealHelper]:
-    async with real_helper(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def rig(helper: RealHelper) -> HostRig:
-    return rig_of(helper)
 
 
 def status_of(pid: int) -> dict[str, str]:

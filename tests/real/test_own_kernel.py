@@ -14,10 +14,11 @@ import pytest
 from examples.demo.images import base
 from plasmavmc.guest.api import ExecExit
 from plasmavmc.guest.boot import BootAssets, load_assets
-from plasmavmc.guest.cache import CACHE_VARIABLE, cache_directory
+from plasmavmc.guest.cache import CACHE_VARIABLE
 from plasmavmc.guest.kernel import own_kernel
 from plasmavmc.guest.ownkernel.build import OwnKernels, default_jobs
 from plasmavmc.types import ExecSpec
+from tests.host_cache import cache_directory
 from tests.real.guest_vm import DEADLINE_S, Parts, clone_layer, running
 from tests.real.suspend_world import app_image, world
 

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import pytest
 
-from plasmavmc.guest.cache import cache_directory
 from tests.bytes import first_difference
 from tests.contract.images_samples import directory, docker_save, entry, layer, symlink
 from tests.contract.wasm_modules import SAY
 from tests.contract.wasm_services import answers
+from tests.host_cache import cache_directory
 
 pytestmark = pytest.mark.real
 

@@ -251,7 +251,7 @@ async def test_a_vmm_that_is_killed_while_suspending_leaves_nothing(host: World)
     handle = host.manager.get(vm).handle
     assert handle is not None
     suspending = asyncio.create_task(host.manager.suspend(vm))
-    await asyncio.sleep(0.02)
+    await host.reaches(vm, VmState.SUSPENDING)
     os.kill(handle.pid, signal.SIGKILL)
     await asyncio.wait({suspending})
     state = host.manager.get(vm).status.state

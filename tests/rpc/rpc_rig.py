@@ -6,8 +6,7 @@ import asyncio
 import hashlib
 import shutil
 import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,12 +166,3 @@ async def running(
         await manager.close(keep_vms=True)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-async def until(look: Callable[[], Awaitable[T]], what: str, within_s: float = 10.0) -> T:
-    """Ask until the answer is true, and return it."""
-    deadline = time.monotonic() + within_s
-    while not (seen := await look()):
-        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
-        await asyncio.sleep(0.01)
-    return seen

@@ -18,7 +18,8 @@ from plasmavmc.rpc.v1 import vm_pb2
 from plasmavmc.rpc.v1.vm_pb2_grpc import VmServiceStub
 from plasmavmc.states import VmState
 from plasmavmc.types import ExecSpec, LogStream, TerminalSize
-from tests.rpc.rpc_rig import TOKENS, RpcRig, until
+from tests.rpc.rpc_rig import TOKENS, RpcRig
+from tests.waiting import until
 
 METADATA = (("authorization", f"Bearer {TOKENS['operator']}"),)
 KIB = 1024

@@ -15,7 +15,8 @@ from plasmavmc.rpc.gate import Call, _current
 from plasmavmc.rpc.idempotency import KEPT_S, MAX_ANSWERS, WRITES_EACH, Answers
 from plasmavmc.rpc.v1 import types_pb2, vm_pb2
 from plasmavmc.states import VmState
-from tests.rpc.rpc_rig import ACME, RpcRig, running, until
+from tests.rpc.rpc_rig import ACME, RpcRig, running
+from tests.waiting import until
 
 
 class Lenient:

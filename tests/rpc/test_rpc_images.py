@@ -34,7 +34,8 @@ from plasmavmc.server import images as images_of_the_server
 from plasmavmc.types import SYSTEM_SCOPE, Scope
 from tests.contract.images_samples import chunked, digest_of, docker_save, entry, hello, layer, oci_layout
 from tests.contract.registry_server import RegistryServer, registry_server
-from tests.rpc.rpc_rig import ACME, OTHER, TOKENS, RpcRig, running, until
+from tests.rpc.rpc_rig import ACME, OTHER, TOKENS, RpcRig, running
+from tests.waiting import until
 
 METADATA = (("authorization", f"Bearer {TOKENS['operator']}"),)
 OURS = Scope("", "")

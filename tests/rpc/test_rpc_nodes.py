@@ -14,7 +14,8 @@ from plasmavmc.rpc.client import EngineClient
 from plasmavmc.server.node import EngineNode, NodeSite
 from plasmavmc.states import VmState
 from tests.engine.engine_rig import EngineRig
-from tests.rpc.rpc_rig import RpcRig, running, until
+from tests.rpc.rpc_rig import RpcRig, running
+from tests.waiting import until
 
 
 async def start(rig: RpcRig, client: EngineClient, name: str = "one") -> None:

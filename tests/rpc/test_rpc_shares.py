@@ -18,7 +18,8 @@ from plasmavmc.rpc.shares import Lines
 from plasmavmc.rpc.v1 import vm_pb2
 from plasmavmc.rpc.v1.vm_pb2_grpc import VmServiceStub
 from tests.rpc.raw_http2 import ClosedWindow
-from tests.rpc.rpc_rig import TOKENS, RpcRig, until
+from tests.rpc.rpc_rig import TOKENS, RpcRig
+from tests.waiting import until
 
 BUSY = grpc.StatusCode.RESOURCE_EXHAUSTED
 MORE_THAN_A_SHARE = 250

@@ -26,7 +26,8 @@ from plasmavmc.rpc.v1 import vm_pb2
 from plasmavmc.rpc.v1.vm_pb2_grpc import VmServiceStub
 from plasmavmc.states import VmState
 from plasmavmc.types import ExecSpec, FileSpec, ForkIdentity, NetworkSpec, PublishedPort, Scope, Vm, VmResources, mac_of
-from tests.rpc.rpc_rig import ACME, OTHER, TOKENS, RpcRig, running, until
+from tests.rpc.rpc_rig import ACME, OTHER, TOKENS, RpcRig, running
+from tests.waiting import until
 
 
 async def reached(client: EngineClient, vm_id: str, state: VmState) -> Vm:

@@ -22,5 +22,5 @@ HOST_SUBCOMMANDS = {"nodes": {"join": "shellwego.boot.join:join"}}
 
 
 def main() -> None:
-    """Entry point; ends the process with an exit code of API §3."""
+    """Entry point; ends the process with an exit code (docs/reference/exit-codes.md)."""
     run(root_group({**HOST_COMMANDS, **COMMANDS}, HOST_SUBCOMMANDS))

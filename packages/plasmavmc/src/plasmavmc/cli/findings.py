@@ -19,12 +19,11 @@ from plasmavmc.deadlines import within
 from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.guest.boot import load_assets
 from plasmavmc.guest.kernel import distribution_kernel, lacks_fixes, own_kernel
-from plasmavmc.host.architecture import EMULATOR
 from plasmavmc.host.helper.cgroups import CONTROLLERS, V2, Layout, layouts, parse_mounts
 from plasmavmc.host.installation import check_programs, check_space, check_user
 from plasmavmc.host.kernel import CONNECTION_OPTIONS, LIMIT_OPTIONS, kernel_configuration, lacking
-from plasmavmc.host.run import find_program
-from plasmavmc.hypervisor.probe import KVM_DEVICE, ProbeCache, ProbeResult, gather_facts
+from plasmavmc.hypervisor.probe import KVM_DEVICE
+from plasmavmc.hypervisor.qemu.offer import probed
 from plasmavmc.network.limits import connections_per_vm, tracked_connections
 from plasmavmc.server.settings import ServeSettings
 from plasmavmc.server.start import PROGRAMS
@@ -98,15 +97,6 @@ def _cache(cache: Path) -> Finding:
         words = f"the kernel {own.release} was built before {fetched.release} was fetched, and lacks its fixes"
         return Finding("cache", State.WARN, words, "Run as root: plasmavmc kernel build")
     return Finding("cache", State.OK, f"kernel {assets.kernel_release} and guest {assets.initrd_hash[:12]} in {cache}")
-
-
-def probed(cache: Path) -> ProbeResult | None:
-    """What the last probe of this host found, where it still holds."""
-    try:
-        program, assets = find_program(EMULATOR), load_assets(cache)
-    except HostError:
-        return None
-    return ProbeCache(cache / "probes").load(gather_facts(Path(program), assets.kernel, assets.initrd))
 
 
 def _acceleration(cache: Path) -> Finding:

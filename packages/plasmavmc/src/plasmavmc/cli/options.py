@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-CACHE_VARIABLE = "SHELLWEGO_CACHE"
-DEFAULT_CACHE = Path("/var/cache/shellwego")
+from plasmavmc.guest.cache import CACHE_VARIABLE, DEFAULT_CACHE
 
 cache_option = click.option(
     "--cache",

@@ -96,8 +96,6 @@ class GuestHello:
 class GuestReady:
     """The workload's process exists."""
 
-    guest_pid: int
-
 
 @dataclass(frozen=True, slots=True)
 class GuestFailed:

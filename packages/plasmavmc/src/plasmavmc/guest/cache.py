@@ -28,12 +28,8 @@ from plasmavmc.errors import ConflictError, HostError
 
 DEFAULT_CACHE = Path("/var/cache/shellwego")
 CACHE_VARIABLE = "SHELLWEGO_CACHE"
+"""In the environment; names another directory."""
 CURRENT = "current"
-
-
-def cache_directory() -> Path:
-    """The cache of this host: `SHELLWEGO_CACHE`, else /var/cache/shellwego."""
-    return Path(os.environ.get(CACHE_VARIABLE) or DEFAULT_CACHE)
 
 
 @contextmanager

@@ -36,7 +36,6 @@ from plasmavmc.types import CopyTarget, ExecSpec, LogStream, Stdio, TerminalSize
 
 SIGKILL = 9
 MAX_COMMANDS = 32
-_WORKLOAD_PID = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +170,7 @@ class MemoryGuest:
         if self._script.failure is not None:
             self._finish(self._script.failure)
             return
-        self._tell(GuestReady(_WORKLOAD_PID))
+        self._tell(GuestReady())
         for stream, data in self._script.output:
             self.write(data, stream)
         if self._script.exit_code is not None:
@@ -244,7 +243,7 @@ class MemoryGuest:
         offset = self._unacknowledged[0].offset if self._unacknowledged else self._next_offset
         self._tell(GuestHello(self.config is not None, offset, self.held))
         if self.config is not None and not isinstance(self._end, GuestFailed):
-            self._tell(GuestReady(_WORKLOAD_PID))
+            self._tell(GuestReady())
         for output in self._unacknowledged:
             self._tell(output)
         if self._end is not None:

@@ -289,7 +289,8 @@ def decode_hello(frame: Frame) -> GuestHello:
 
 
 def decode_ready(frame: Frame) -> GuestReady:
-    return GuestReady(decode_u32(frame))
+    decode_u32(frame)  # the process id, which is of use within the guest alone
+    return GuestReady()
 
 
 def decode_failed(frame: Frame) -> GuestFailed:

@@ -315,15 +315,13 @@ class HelperHost:
             await self.vm_reap(key, process)
 
     async def _ends(self, pidfd: int) -> bool:
-        """Whether a process does within `KILL_DEADLINE_S`. In a task that is cancelled `asyncio.timeout` would end otherwise
-        than it does elsewhere, before Python 3.11.3."""
-        waiting = self._loop.create_task(self._ready(pidfd, self._loop.add_reader, self._loop.remove_reader))
+        """Whether a process does within `KILL_DEADLINE_S`."""
         try:
-            done, _ = await asyncio.wait({waiting}, timeout=KILL_DEADLINE_S)
-        finally:
-            waiting.cancel()
-            await asyncio.wait({waiting})
-        return bool(done)
+            async with within(KILL_DEADLINE_S):
+                await self._ready(pidfd, self._loop.add_reader, self._loop.remove_reader)
+        except TimeoutError:
+            return False
+        return True
 
 
 def _spawned(exchanged: _Exchanged) -> Spawned:

@@ -1,7 +1,7 @@
 """Published ports: TCP ports of this host that lead to VMs.
 
 Theory. The server itself listens, and splices each connection to the VM's address: nothing of it is in the kernel's
-tables, so nothing of it can stay behind, and a listener's death is the server's (docs/adr/0004). A port is bound when its
+tables, so nothing of it can stay behind, and a listener's death is the server's (docs/adr/0006). A port is bound when its
 VM is created, so that one that is taken is told at once, and is the VM's until that has ended, or its restart has failed;
 who connects before the workload runs, or to a port that nobody listens on in the VM, is hung up on.
 

@@ -1,1 +1,1 @@
-"""Joins drivers to ports, and starts what runs: `swg up`, and (as they come) the parts for several hosts."""
+"""Joins drivers to ports, and starts what runs: `swg up`, and the parts for several hosts: server, agent, edge."""

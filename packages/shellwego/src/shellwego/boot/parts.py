@@ -49,9 +49,7 @@ def server(**flags: Any) -> None:
     and one master key (a KMS, or --master-keys-file). Each option can also be set in the environment
     (SHELLWEGO_NODE_PORT, ...) or in /etc/shellwego/config.toml, table [up]. SIGTERM ends it; what runs on nodes goes on.
     """
-    _ended(
-        "swg server", lambda: _server(up_settings(flags, {"node_port": NODE_PORT, "shutdown_delay": SHUTDOWN_DELAY_S}))
-    )
+    _ended(lambda: _server(up_settings(flags, {"node_port": NODE_PORT, "shutdown_delay": SHUTDOWN_DELAY_S})))
 
 
 def _of_a_joined_host(directory: str, data_dir: str) -> Callable[[F], F]:
@@ -86,7 +84,7 @@ def agent(directory: Path, **flags: Any) -> None:
     It dials the platform's servers, and goes on without them where they do not answer. SIGTERM ends it: VMs are stopped
     gracefully, or left running with --keep-vms.
     """
-    _ended("swg agent", lambda: _agent(directory, up_settings(flags, {"data_dir": AGENT_DATA})))
+    _ended(lambda: _agent(directory, up_settings(flags, {"data_dir": AGENT_DATA})))
 
 
 @click.command(context_settings=_HELP)
@@ -99,10 +97,10 @@ def edge(directory: Path, **flags: Any) -> None:
 
     It serves on by the last routes where no server answers. SIGTERM ends it, and with --keep not HAProxy.
     """
-    _ended("swg edge", lambda: _edge(directory, up_settings(flags, EDGE_DEFAULTS)))
+    _ended(lambda: _edge(directory, up_settings(flags, EDGE_DEFAULTS)))
 
 
-def _ended(command: str, run: Callable[[], int]) -> None:
+def _ended(run: Callable[[], int]) -> None:
     try:
         sys.exit(run())
     except ShellWeGoError as error:

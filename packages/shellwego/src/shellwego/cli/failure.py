@@ -1,4 +1,7 @@
-"""How a command ends when it does not succeed: what went wrong, where, what to do, and the exit code of API §3."""
+"""How a command ends when it does not succeed: what went wrong, where, what to do, and the exit code.
+
+docs/reference/exit-codes.md lists the codes.
+"""
 
 from __future__ import annotations
 

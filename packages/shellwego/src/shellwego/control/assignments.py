@@ -152,7 +152,7 @@ def workload(
 
 
 def _environment(app: App, process: str, release: Release, node: Node, port: int) -> dict[str, str]:
-    """What every guest is told about itself (API §4); the engine adds the id of its VM."""
+    """What every guest is told about itself; the engine adds the id of its VM."""
     told = {
         "SHELLWEGO_APP": app.name,
         "SHELLWEGO_PROCESS": process,

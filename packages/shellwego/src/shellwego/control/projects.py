@@ -1,4 +1,5 @@
-"""Projects: subdivisions of an organization, each with a network of its own. One goes when its last app is gone."""
+"""Projects: subdivisions of an organization, each with a network of its own. One is deleted by whoever may, once
+nothing is in it that nobody could bring back."""
 
 from __future__ import annotations
 

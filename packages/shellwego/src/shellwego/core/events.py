@@ -16,7 +16,7 @@ class Event:
     organization_id: str = ""
     project_id: str = ""
     type: str
-    """`app.deployment.failed`, `instance.started`, `node.swept` …"""
+    """`app.deployment.failed`, `instance.healthy`, `node.drained` …"""
     resource: str
     """Id of what it is about."""
     actor: str = "system"

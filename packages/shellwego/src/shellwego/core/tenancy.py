@@ -105,7 +105,8 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenUse:
-    """When a token was used last, to within `tokens.USE_STEP_S`: apart from it, so that use never disturbs a change."""
+    """When a token was used last, to within `authentication.USE_STEP_S`: apart from it, so that use never
+    disturbs a change."""
 
     id: str
     """The token's."""

@@ -38,7 +38,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--env-file", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="Lines NAME=VALUE."
     ),
     click.option("-p", "--publish", multiple=True, metavar="[ADDRESS:]HOST:VM", help="Publish a port. [on 127.0.0.1]"),
-    click.option("-v", "--volume", multiple=True, metavar="...", help="Not offered yet: this engine has no volumes."),
+    click.option("-v", "--volume", multiple=True, metavar="...", help="Not offered here: copy files with vm cp."),
     click.option(
         "-m", "--memory", type=values.Size(), default="256m", show_default=True, metavar="SIZE", help="Memory."
     ),
@@ -117,7 +117,7 @@ class Wish:
         """Refuse by name what makes no sense or is not offered, before a server is asked."""
         if self.given["volume"]:
             raise Failure(
-                f"-v {self.given['volume'][0]!r}: this engine has no volumes yet, and no host directory is shared",
+                f"-v {self.given['volume'][0]!r}: volumes are not offered here, and no host directory is shared",
                 code=RUN_FAILED,
                 resolution="Copy files with: plasmavmc vm cp",
             )

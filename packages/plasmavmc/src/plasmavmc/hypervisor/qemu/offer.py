@@ -13,8 +13,11 @@ from tempfile import TemporaryDirectory
 
 from plasmavmc.backends import Acceleration
 from plasmavmc.errors import HostError
+from plasmavmc.guest.boot import load_assets
 from plasmavmc.guest.kernel import Kernel
+from plasmavmc.host.architecture import EMULATOR
 from plasmavmc.host.operations import Host
+from plasmavmc.host.run import find_program
 from plasmavmc.hypervisor.backend import VmPlan
 from plasmavmc.hypervisor.probe import KVM_DEVICE, ProbeCache, ProbeFacts, ProbeResult, gather_facts, probe
 from plasmavmc.hypervisor.qemu.argv import OWN_KERNEL_DISKS, QemuMachine
@@ -74,6 +77,15 @@ async def settle_qemu(registry: HypervisorRegistry, backend: KvmBackend, host: H
 def cached_result(site: QemuSite) -> ProbeResult | None:
     """What an earlier probe found, where it still holds for this host."""
     return ProbeCache(site.cache).load(_facts(site))
+
+
+def probed(cache: Path) -> ProbeResult | None:
+    """What the last probe of this host found, where it still holds; None also without QEMU or the guest's files."""
+    try:
+        program, assets = find_program(EMULATOR), load_assets(cache)
+    except HostError:
+        return None
+    return ProbeCache(cache / "probes").load(gather_facts(Path(program), assets.kernel, assets.initrd))
 
 
 def _facts(site: QemuSite) -> ProbeFacts:

@@ -1,1 +1,1 @@
-"""REST, the contract of docs/reference: routers, schemas, problems, authorization."""
+"""REST, which its OpenAPI document describes: routers, schemas, problems, authorization."""

@@ -6,16 +6,16 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from plasmavmc.backends import Acceleration
-from plasmavmc.errors import HostError, PlasmaError
-from plasmavmc.guest.boot import assets_present, load_assets
+from plasmavmc.errors import PlasmaError
+from plasmavmc.guest.boot import assets_present
 from plasmavmc.host import installation, ownership
 from plasmavmc.host.architecture import EMULATOR
 from plasmavmc.host.configuration import HelperConfiguration, Listener
 from plasmavmc.host.helper.cgroups import CONTROLLERS, NONE, V2, layouts, parse_mounts
 from plasmavmc.host.installation import Installation, Product
 from plasmavmc.host.ports import NOTHING_PUBLISHED, PublishSite
-from plasmavmc.host.run import find_program
-from plasmavmc.hypervisor.probe import KVM_DEVICE, ProbeCache, ProbeResult, gather_facts
+from plasmavmc.hypervisor.probe import KVM_DEVICE, ProbeResult
+from plasmavmc.hypervisor.qemu.offer import probed
 from plasmavmc.network.dns.probing import answers as resolver_answers
 from plasmavmc.network.dns.probing import is_own_address
 from plasmavmc.network.ipam import SUBNET_FILE, gateway_of
@@ -44,15 +44,6 @@ __all__ = [
     "probed",
     "resolver_answers",
 ]
-
-
-def probed(cache: Path) -> ProbeResult | None:
-    """What the last probe of this host found, where it still holds; None also where QEMU or the guest's files lack."""
-    try:
-        program, assets = find_program(EMULATOR), load_assets(cache)
-    except HostError:
-        return None
-    return ProbeCache(cache / "probes").load(gather_facts(Path(program), assets.kernel, assets.initrd))
 
 
 def gateway_in(data_dir: Path) -> str:
