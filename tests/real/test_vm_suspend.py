@@ -258,8 +258,7 @@ async def test_a_vmm_that_is_killed_while_suspending_leaves_nothing(host: World)
     if suspending.exception() is None:
         assert state is VmState.SUSPENDED
     else:
-        await host.manager.stop(vm)
-        assert host.manager.get(vm).status.state is VmState.FAILED
+        await host.reaches(vm, VmState.FAILED)
     await host.manager.delete(vm)
     assert await host.leftovers() == NOTHING
 

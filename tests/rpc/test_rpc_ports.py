@@ -12,7 +12,8 @@ from plasmavmc.manager import VmManager
 from plasmavmc.rpc.client import EngineClient
 from plasmavmc.states import ENDED, VmState
 from plasmavmc.types import PublishedPort, Vm
-from tests.rpc.rpc_rig import RpcRig, until
+from tests.rpc.rpc_rig import RpcRig
+from tests.waiting import until
 
 
 def free_port() -> int:
