@@ -13,6 +13,7 @@ from typing import NoReturn
 import pytest
 
 from plasmavmc.errors import CapacityError, HostError
+from plasmavmc.guest.memory import MemoryGuestChannel
 from plasmavmc.policy import Opening
 from plasmavmc.records import Records, VmRecord
 from plasmavmc.snapshots.files import Draft, SnapshotStore
@@ -273,6 +274,24 @@ async def test_a_snapshot_comes_to_count_when_its_vm_is_on_the_disk_and_counts_u
         await manager.resume("vm_one")
     assert seen == [S.SUSPENDING, S.RESUMING]
     assert stored(rig) is S.RUNNING
+
+
+async def test_a_guest_is_held_when_an_engine_that_is_started_then_would_let_it_go_on(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig)
+    seen: list[VmState] = []
+    freeze = MemoryGuestChannel.freeze
+
+    async def held(self: MemoryGuestChannel) -> None:
+        seen.append(stored(rig))
+        await freeze(self)
+
+    monkeypatch.setattr(MemoryGuestChannel, "freeze", held)
+    with Slow(monkeypatch):
+        await manager.suspend("vm_one")
+    assert seen == [S.SUSPENDING]
+    await manager.close(keep_vms=True)
 
 
 async def test_a_record_that_a_thread_still_writes_is_not_put_over_a_newer_one(

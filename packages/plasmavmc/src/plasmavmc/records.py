@@ -7,7 +7,8 @@ them.
 No fsync while a VM has a process: it does not outlive the host's page cache, and its record is worth nothing then. One that
 is suspended outlives the host, or is about to: its record is on the disk before it has its name. The disk may take long for
 that, so a thread waits for it and not the event loop; what is written meanwhile is newer, and stands. Whoever does what only
-that record explains waits for it (`settled`): before a snapshot comes to count, and before one is used up.
+that record explains waits for it (`settled`): before a guest that is to sleep is held, for nobody lets one go on that by its
+record runs; before a snapshot comes to count, and before one is used up.
 
 A disk that takes no record must not keep a VM from going on, or from ending. So what a VM has become is `keep`t: where it
 cannot be written now it is tried again, and until then a restart of the engine finds the record before. That one is older,
