@@ -317,6 +317,33 @@ async def test_a_record_that_a_thread_still_writes_is_not_put_over_a_newer_one(
     await manager.close(keep_vms=True)
 
 
+@pytest.mark.parametrize("given_up", [False, True], ids=["waited for", "given up"])
+async def test_a_record_that_is_stored_over_one_that_was_kept_is_waited_for_as_that_is(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch, given_up: bool
+) -> None:
+    manager = await running(rig)
+    (record,) = rig.parts.records.load()
+    records = rig.parts.records
+    asleep = replace(record, status=replace(record.status, state=S.SUSPENDED))
+    lay = Records._lay
+
+    def stored_slowly(self: Records, fresh: Path, record: VmRecord, *, sync: bool) -> None:
+        time.sleep(0.1 * (record.generation - 1))
+        lay(self, fresh, record, sync=sync)
+
+    monkeypatch.setattr(Records, "_lay", stored_slowly)
+    records.keep(replace(asleep, generation=1))
+    storing = asyncio.create_task(records.store(replace(asleep, generation=2)))
+    await asyncio.sleep(0)
+    if given_up:
+        storing.cancel()
+    await records.settled("vm_one")
+    assert [each.generation for each in records.load()] == [2]
+    await asyncio.wait({storing})
+    assert storing.cancelled() is given_up
+    await manager.close(keep_vms=True)
+
+
 async def test_what_a_killed_engine_was_writing_is_gone_with_the_next(rig: EngineRig) -> None:
     await running(rig)
     (rig.directory / "vms" / "aaaaaaaaaaaa.7.new").write_bytes(b"{")

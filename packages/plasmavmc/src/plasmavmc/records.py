@@ -22,6 +22,7 @@ import asyncio
 import itertools
 import os
 from collections import defaultdict
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -117,11 +118,23 @@ class Records:
         self._is_written(vm_id)
 
     async def store(self, record: VmRecord) -> None:
-        """As `save`; of a VM that outlives its host it is on the disk when this returns, unless a newer one stands then."""
+        """As `save`; of a VM that outlives its host it is on the disk when this returns, unless a newer one stands then. A
+        cancelled caller does not take it back: what was kept before it is not written any more."""
         if _outlives_host(record.status):
-            await self._store(record, self._begin(record))
+            await asyncio.shield(self._enter(record, self._store))
         else:
             self.save(record)
+
+    def _enter(
+        self, record: VmRecord, write: Callable[[VmRecord, int], Coroutine[None, None, None]]
+    ) -> asyncio.Task[None]:
+        """Begin to write it; `settled` waits for that."""
+        vm_id = record.spec.id
+        storing = self._storing[vm_id]
+        task = asyncio.create_task(write(record, self._begin(record)), name=f"record {vm_id}")
+        storing.add(task)
+        task.add_done_callback(storing.discard)
+        return task
 
     def _begin(self, record: VmRecord) -> int:
         vm_id = record.spec.id
@@ -160,10 +173,7 @@ class Records:
             except PlasmaError as error:
                 self._owe(record, error)
             return
-        storing = self._storing[record.spec.id]
-        task = asyncio.create_task(self._keep(record, self._begin(record)), name=f"record {record.spec.id}")
-        storing.add(task)
-        task.add_done_callback(storing.discard)
+        _ = self._enter(record, self._keep)  # who needs it written waits by `settled`
 
     async def _keep(self, record: VmRecord, number: int) -> None:
         try:
@@ -172,7 +182,7 @@ class Records:
             self._owe(record, error)
 
     async def settled(self, vm_id: str) -> None:
-        """Return when the record of this VM that was kept last is on the disk, or cannot be written now."""
+        """Return when the record of this VM that was kept or stored last is on the disk, or cannot be written now."""
         while storing := self._storing.get(vm_id):
             await asyncio.wait(storing)
 
