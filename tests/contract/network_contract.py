@@ -185,6 +185,16 @@ class NetworkContract:
         await attach(rig, 2)
         assert rig.held() == {held.lease.ipv4}
 
+    async def test_a_change_while_a_vm_is_set_up_is_in_force_when_it_is_admitted(self, rig: NetworkRig) -> None:
+        await rig.backend.make_room(nic(1))
+        setup = asyncio.create_task(rig.backend.setup_tap(key(1), nic(1)))
+        await asyncio.sleep(0)  # its first step is done
+        await rig.backend.restrict(key(1), ())
+        attachment = await setup
+        os.close(attachment.fd)
+        await rig.backend.admit(key(1))
+        assert rig.held() == {attachment.lease.ipv4}
+
     async def test_what_a_vm_may_reach_is_changed_while_it_lives(self, rig: NetworkRig) -> None:
         one, other = await attach(rig, 1), await attach(rig, 2)
         await rig.backend.restrict(key(1), (TLS,))

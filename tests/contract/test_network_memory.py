@@ -267,6 +267,14 @@ class LaxNetwork(MemoryNetwork):
         self._members.recognize(sources)
 
 
+class HesitantNetwork(MemoryNetwork):
+    """Wrong: lets others go first before it enters a VM."""
+
+    async def setup_tap(self, key: str, spec: NetworkSpec, *, opened: bool = True) -> Attachment:
+        await asyncio.sleep(0)
+        return await super().setup_tap(key, spec, opened=opened)
+
+
 class StubbornNetwork(MemoryNetwork):
     """Wrong: opens whatever it is told, and sends to VMs that are about to stop."""
 
@@ -293,6 +301,7 @@ class OpenNetwork(MemoryNetwork):
         (RestlessNetwork, NetworkContract.test_a_released_address_is_given_out_again_when_every_other_was),
         (RestlessNetwork, NetworkContract.test_the_same_vm_again_is_a_conflict),
         (CarelessNetwork, NetworkContract.test_rules_that_others_took_away_are_put_back),
+        (HesitantNetwork, NetworkContract.test_a_change_while_a_vm_is_set_up_is_in_force_when_it_is_admitted),
         (LaxNetwork, NetworkContract.test_what_a_vm_may_reach_is_changed_while_it_lives),
         (LaxNetwork, NetworkContract.test_what_may_be_opened_to_a_vm_is_said_at_its_start_and_changed_while_it_lives),
         (LaxNetwork, NetworkContract.test_vms_of_other_nodes_are_known_where_a_rule_names_them),

@@ -20,6 +20,7 @@ from plasmavmc.errors import CapacityError
 from plasmavmc.host.names import HostNames
 from plasmavmc.network import addressbook
 from plasmavmc.network.addressbook import AddressBook
+from plasmavmc.network.backend import Attachment
 from plasmavmc.network.ipam import AddressPool
 from plasmavmc.network.memory import MemoryNetwork
 from plasmavmc.types import NetworkSpec
@@ -249,11 +250,16 @@ async def test_no_vm_s_start_keeps_the_event_loop_waiting_for_the_disk(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = MemoryNetwork(HostNames.of("ins_a"), SUBNET, lambda: 0.0, book=AddressBook(SUBNET, path))
-    await network.setup_tap("aaaaaaaaaaaa", NetworkSpec("nic_a", "net_a"), opened=False)
+
+    async def attach(key: str) -> Attachment:
+        spec = NetworkSpec(f"nic_{key}", "net_a")
+        await network.make_room(spec)
+        return await network.setup_tap(key, spec, opened=False)
+
+    await attach("aaaaaaaaaaaa")
     syncs = Syncs(monkeypatch)
     keys = [f"{chr(ord('b') + number)}aaaaaaaaaaa" for number in range(4 * STEP)]
-    setups = (network.setup_tap(key, NetworkSpec(f"nic_{key}", "net_a"), opened=False) for key in keys)
-    attached = await asyncio.gather(*setups)
+    attached = await asyncio.gather(*map(attach, keys))
     assert len({each.lease.ipv4 for each in attached}) == len(keys)
     assert syncs.in_event_loop == []
     assert len(syncs.names) == 4

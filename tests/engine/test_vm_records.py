@@ -13,6 +13,7 @@ from typing import NoReturn
 import pytest
 
 from plasmavmc.errors import CapacityError, HostError
+from plasmavmc.guest.memory import MemoryGuestChannel
 from plasmavmc.policy import Opening
 from plasmavmc.records import Records, VmRecord
 from plasmavmc.snapshots.files import Draft, SnapshotStore
@@ -275,6 +276,24 @@ async def test_a_snapshot_comes_to_count_when_its_vm_is_on_the_disk_and_counts_u
     assert stored(rig) is S.RUNNING
 
 
+async def test_a_guest_is_held_when_an_engine_that_is_started_then_would_let_it_go_on(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig)
+    seen: list[VmState] = []
+    freeze = MemoryGuestChannel.freeze
+
+    async def held(self: MemoryGuestChannel) -> None:
+        seen.append(stored(rig))
+        await freeze(self)
+
+    monkeypatch.setattr(MemoryGuestChannel, "freeze", held)
+    with Slow(monkeypatch):
+        await manager.suspend("vm_one")
+    assert seen == [S.SUSPENDING]
+    await manager.close(keep_vms=True)
+
+
 async def test_a_record_that_a_thread_still_writes_is_not_put_over_a_newer_one(
     rig: EngineRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +314,33 @@ async def test_a_record_that_a_thread_still_writes_is_not_put_over_a_newer_one(
         records.delete("vm_one")
         await records.settled("vm_one")
     assert list((rig.directory / "vms").iterdir()) == []
+    await manager.close(keep_vms=True)
+
+
+@pytest.mark.parametrize("given_up", [False, True], ids=["waited for", "given up"])
+async def test_a_record_that_is_stored_over_one_that_was_kept_is_waited_for_as_that_is(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch, given_up: bool
+) -> None:
+    manager = await running(rig)
+    (record,) = rig.parts.records.load()
+    records = rig.parts.records
+    asleep = replace(record, status=replace(record.status, state=S.SUSPENDED))
+    lay = Records._lay
+
+    def stored_slowly(self: Records, fresh: Path, record: VmRecord, *, sync: bool) -> None:
+        time.sleep(0.1 * (record.generation - 1))
+        lay(self, fresh, record, sync=sync)
+
+    monkeypatch.setattr(Records, "_lay", stored_slowly)
+    records.keep(replace(asleep, generation=1))
+    storing = asyncio.create_task(records.store(replace(asleep, generation=2)))
+    await asyncio.sleep(0)
+    if given_up:
+        storing.cancel()
+    await records.settled("vm_one")
+    assert [each.generation for each in records.load()] == [2]
+    await asyncio.wait({storing})
+    assert storing.cancelled() is given_up
     await manager.close(keep_vms=True)
 
 

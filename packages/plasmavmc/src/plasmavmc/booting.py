@@ -193,10 +193,11 @@ class Boot:
     ) -> Attachment | None:
         if not self._spec.networks:
             return None
-        opened = not backend.capabilities.opens_taps
-        wanted = self._report.held(self._spec.networks[0])
-        attachment = await self._parts.network.setup_tap(self._key, wanted, opened=opened)
-        undo.push_async_callback(self._parts.network.release, self._key)
+        opened, network = not backend.capabilities.opens_taps, self._parts.network
+        await network.make_room(self._spec.networks[0])
+        wanted = self._report.held(self._spec.networks[0])  # a change while room was made found no VM on the network
+        attachment = await network.setup_tap(self._key, wanted, opened=opened)
+        undo.push_async_callback(network.release, self._key)
         if opened:
             descriptors.callback(os.close, attachment.fd)
         self._report.attached(attachment.lease)

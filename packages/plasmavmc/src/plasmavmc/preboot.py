@@ -73,6 +73,7 @@ async def _booted(
         disks = tuple(_nothing(f"disk{number}", read_only=number == 0, undo=undo) for number in range(_DISKS))
         nics: tuple[NicPlan, ...] = ()
         if spec.networks:
+            await parts.network.make_room(spec.networks[0])
             attachment = await parts.network.setup_tap(key, spec.networks[0])
             undo.push_async_callback(parts.network.release, key)
             undo.callback(os.close, attachment.fd)

@@ -7,7 +7,8 @@ them.
 No fsync while a VM has a process: it does not outlive the host's page cache, and its record is worth nothing then. One that
 is suspended outlives the host, or is about to: its record is on the disk before it has its name. The disk may take long for
 that, so a thread waits for it and not the event loop; what is written meanwhile is newer, and stands. Whoever does what only
-that record explains waits for it (`settled`): before a snapshot comes to count, and before one is used up.
+that record explains waits for it (`settled`): before a guest that is to sleep is held, for nobody lets one go on that by its
+record runs; before a snapshot comes to count, and before one is used up.
 
 A disk that takes no record must not keep a VM from going on, or from ending. So what a VM has become is `keep`t: where it
 cannot be written now it is tried again, and until then a restart of the engine finds the record before. That one is older,
@@ -21,6 +22,7 @@ import asyncio
 import itertools
 import os
 from collections import defaultdict
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -116,11 +118,23 @@ class Records:
         self._is_written(vm_id)
 
     async def store(self, record: VmRecord) -> None:
-        """As `save`; of a VM that outlives its host it is on the disk when this returns, unless a newer one stands then."""
+        """As `save`; of a VM that outlives its host it is on the disk when this returns, unless a newer one stands then. A
+        cancelled caller does not take it back: what was kept before it is not written any more."""
         if _outlives_host(record.status):
-            await self._store(record, self._begin(record))
+            await asyncio.shield(self._enter(record, self._store))
         else:
             self.save(record)
+
+    def _enter(
+        self, record: VmRecord, write: Callable[[VmRecord, int], Coroutine[None, None, None]]
+    ) -> asyncio.Task[None]:
+        """Begin to write it; `settled` waits for that."""
+        vm_id = record.spec.id
+        storing = self._storing[vm_id]
+        task = asyncio.create_task(write(record, self._begin(record)), name=f"record {vm_id}")
+        storing.add(task)
+        task.add_done_callback(storing.discard)
+        return task
 
     def _begin(self, record: VmRecord) -> int:
         vm_id = record.spec.id
@@ -159,10 +173,7 @@ class Records:
             except PlasmaError as error:
                 self._owe(record, error)
             return
-        storing = self._storing[record.spec.id]
-        task = asyncio.create_task(self._keep(record, self._begin(record)), name=f"record {record.spec.id}")
-        storing.add(task)
-        task.add_done_callback(storing.discard)
+        _ = self._enter(record, self._keep)  # who needs it written waits by `settled`
 
     async def _keep(self, record: VmRecord, number: int) -> None:
         try:
@@ -171,7 +182,7 @@ class Records:
             self._owe(record, error)
 
     async def settled(self, vm_id: str) -> None:
-        """Return when the record of this VM that was kept last is on the disk, or cannot be written now."""
+        """Return when the record of this VM that was kept or stored last is on the disk, or cannot be written now."""
         while storing := self._storing.get(vm_id):
             await asyncio.wait(storing)
 

@@ -24,7 +24,7 @@ from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, VmmLeftError, VmP
 from plasmavmc.network.backend import Attachment
 from plasmavmc.parts import EngineParts
 from plasmavmc.standing import SuspendableBackend, plain_card
-from plasmavmc.types import VmHandle, VmSpec
+from plasmavmc.types import NetworkSpec, VmHandle, VmSpec
 
 MACHINE_ID_BYTES = 16
 
@@ -115,20 +115,25 @@ class Restore:
         """The address that it had, or any where that one is another's now."""
         if not self._spec.networks:
             return None
-        network, wanted = self._parts.network, self._report.held(self._spec.networks[0])
-        before = replace(wanted, ipv4=wanted.ipv4 or self._origin.ipv4)
+        wanted = self._spec.networks[0]
         opened = not self._origin.backend.capabilities.opens_taps
         try:
-            attachment = await network.setup_tap(self._key, before, opened=opened)
+            attachment = await self._seated(replace(wanted, ipv4=wanted.ipv4 or self._origin.ipv4), opened=opened)
         except ConflictError as error:
             if error.code != "address-conflict" or wanted.ipv4 is not None:
                 raise
-            attachment = await network.setup_tap(self._key, wanted, opened=opened)
-        undo.push_async_callback(network.release, self._key)
+            attachment = await self._seated(wanted, opened=opened)
+        undo.push_async_callback(self._parts.network.release, self._key)
         if opened:
             descriptors.callback(os.close, attachment.fd)
         self._report.attached(attachment.lease)
         return attachment
+
+    async def _seated(self, wanted: NetworkSpec, *, opened: bool) -> Attachment:
+        network = self._parts.network
+        await network.make_room(wanted)
+        held = self._report.held(wanted)  # a change while room was made found no VM on the network
+        return await network.setup_tap(self._key, held, opened=opened)
 
     async def _create(
         self, disks: tuple[DiskPlan, ...], attachment: Attachment | None, undo: AsyncExitStack

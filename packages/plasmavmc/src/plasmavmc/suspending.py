@@ -47,6 +47,7 @@ async def take_snapshot(record: VmRecord, key: str, channel: GuestChannel, parts
     traits = await traits_of(backend, spec, *booted)
     wanted, free = await backend.state_bytes(spec, handle), await parts.storage.free_bytes()
     with parts.room.claim(wanted, free):
+        await parts.records.settled(spec.id)  # an engine that finds a guest held must find that it is to let it go on
         async with (
             parts.snapshots.draft(key) as draft,
             standing_still(backend, handle, channel, parts, draft.state) as memory,

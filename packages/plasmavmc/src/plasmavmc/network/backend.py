@@ -89,9 +89,16 @@ class NetworkBackend(Protocol):
     async def configure_bridge(self) -> None:
         """Make the bridge and the rules for no VM, or bring what exists to shape. Idempotent; called at start."""
 
+    async def make_room(self, spec: NetworkSpec) -> None:
+        """Return when `setup_tap` of an interface like this one need not wait for the disk. Raises `CapacityError`: no
+        address is free."""
+
     async def setup_tap(self, key: str, spec: NetworkSpec, *, opened: bool = True) -> Attachment:
         """Give VM `key` an address and a tap with its limits; all or nothing. The same key again: `ConflictError`. Not
         `opened`, there is a name only, for a VMM in a jail that gets its tap there.
+
+        The VM is entered before anything is awaited: who reads what it may reach and calls this at once loses no change,
+        for `restrict` and `screen` find the VM from then on. So `make_room` comes before that is read.
 
         It may be handed to a VMM, whose guest must not run before `admit`. A tap without rules lets no frame in.
         """

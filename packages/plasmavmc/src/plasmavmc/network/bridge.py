@@ -110,9 +110,12 @@ class BridgeNetwork:
             await self._apply()
         await self._route()
 
-    async def setup_tap(self, key: str, spec: NetworkSpec, *, opened: bool = True) -> Attachment:
+    async def make_room(self, spec: NetworkSpec) -> None:
         self._ahead.put_off()
         await self._members.make_room(spec)
+
+    async def setup_tap(self, key: str, spec: NetworkSpec, *, opened: bool = True) -> Attachment:
+        self._ahead.put_off()
         async with AsyncExitStack() as undo:
             member = self._members.add(key, spec)
             self._note_limits(key, member.tap, spec)

@@ -62,8 +62,10 @@ class MemoryNetwork:
     async def configure_bridge(self) -> None:
         self.rules = self._members.rules()
 
-    async def setup_tap(self, key: str, spec: NetworkSpec, *, opened: bool = True) -> Attachment:
+    async def make_room(self, spec: NetworkSpec) -> None:
         await self._members.make_room(spec)
+
+    async def setup_tap(self, key: str, spec: NetworkSpec, *, opened: bool = True) -> Attachment:
         member = self._members.add(key, spec)
         fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) if opened else -1
         return Attachment(key, member.tap, self._members.lease_of(member), fd)

@@ -1,0 +1,84 @@
+"""What a VM may reach and what may reach it, changed while an address is found for it: that holds when it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import replace
+
+import pytest
+
+from plasmavmc.manager import VmManager
+from plasmavmc.network.ipam import AddressPool
+from plasmavmc.types import ForkIdentity, NetworkSpec, vm_key
+from tests.engine.engine_rig import EngineRig
+from tests.engine.suspend_rig import S, reaches, running, started
+
+DEADLINE_S = 5.0
+
+
+class SlowBook:
+    """From now on the next address is found when `found` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked, self.found = asyncio.Event(), asyncio.Event()
+        look_ahead = AddressPool.look_ahead
+
+        async def slowly(pool: AddressPool) -> None:
+            self.asked.set()
+            await self.found.wait()
+            await look_ahead(pool)
+
+        monkeypatch.setattr(AddressPool, "look_ahead", slowly)
+
+    async def closed_meanwhile(self, manager: VmManager, vm_id: str, coming_up: Awaitable[object]) -> None:
+        """Let the VM reach nobody, and nobody reach it, while it waits for its address; returns when it is up."""
+        up = asyncio.ensure_future(coming_up)
+        async with asyncio.timeout(DEADLINE_S):
+            await self.asked.wait()
+            await manager.restrict(vm_id, ())
+            await manager.screen(vm_id, "db", ())
+            self.found.set()
+            await up
+
+
+def closed(rig: EngineRig, vm_id: str) -> bool:
+    """The rules in force say that it reaches nobody, and nobody it."""
+    assert rig.network.rules is not None
+    tap = rig.network._members.tap_of(vm_key(vm_id))
+    (member,) = [each for each in rig.network.rules.members if each.tap == tap]
+    return (member.egress, member.identity, member.ingress) == ((), "db", ())
+
+
+async def test_a_change_while_a_vm_boots_is_in_force_when_it_runs(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = rig.manager()
+    book = SlowBook(monkeypatch)
+    await book.closed_meanwhile(manager, "vm_one", started(manager, rig.spec("one", "serve")))
+    assert closed(rig, "vm_one")
+
+
+async def test_a_change_while_a_copy_comes_up_is_in_force_when_it_runs(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig, safe=True)
+    book = SlowBook(monkeypatch)
+    forking = manager.fork("vm_one", [ForkIdentity("vm_copy", "copy")])
+    await book.closed_meanwhile(manager, "vm_copy", forking)
+    await reaches(manager, "vm_copy", S.RUNNING)
+    assert closed(rig, "vm_copy")
+
+
+async def test_a_change_while_a_vm_wakes_whose_address_is_another_s_is_in_force_when_it_runs(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig)
+    assert rig.network.rules is not None
+    (member,) = rig.network.rules.members
+    await manager.suspend("vm_one")
+    taken = NetworkSpec("nic_two", "net_1", ipv4=member.ipv4)
+    await started(manager, replace(rig.spec("two", "serve"), networks=(taken,)))
+    book = SlowBook(monkeypatch)
+    await book.closed_meanwhile(manager, "vm_one", manager.resume("vm_one"))
+    assert closed(rig, "vm_one")
