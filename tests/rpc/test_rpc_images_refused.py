@@ -104,3 +104,16 @@ async def test_what_a_refused_image_brought_while_another_came_in_goes_with_the_
         with pytest.raises(ImageError):
             await register(client, order, docker_save([layer(entry("own", b"own"))]))
     assert files_of(rig) == there
+
+
+async def test_why_an_image_is_refused_is_told_also_where_anothers_manifest_is_damaged(
+    rig: RpcRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = ImageOrder(OURS, Upload.TAR, "app")
+    async with rig.client("operator") as client:
+        await register(client, ImageOrder(OURS, Upload.TAR, "kept"), docker_save(SHARED))
+        kept = await client.images.get("kept")
+        rig.images._blobs.path(kept.digest).write_bytes(b"no manifest any more")
+        refuse_to_build(monkeypatch, rig, ImageError("image-tar", "a layer is no tar"))
+        with pytest.raises(ImageError, match="a layer is no tar"):
+            await register(client, order, oci_layout(hello()))

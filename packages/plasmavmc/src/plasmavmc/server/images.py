@@ -349,7 +349,7 @@ class EngineImages:
                     await self._blobs.collect(self._catalogue.digests(), unused_since, among=among)
                     if unused_since is None:
                         self._refused -= refused
-        except OSError as error:  # they go the next time
+        except (PlasmaError, OSError) as error:  # they go the next time; it is nobody's error who asks for his own
             log.warning("blobs.not_collected", reason=str(error))
 
 
