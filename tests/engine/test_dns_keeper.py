@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from structlog.testing import capture_logs
@@ -159,3 +160,45 @@ async def test_one_that_ended_before_it_was_held_and_whose_number_is_a_threads_b
     finally:
         over.set()
         thread.join()
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def is_a_child(pid: int) -> bool:
+    """Also one that has ended and that nobody has reaped."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("fails", ["read_process", "opened", "is_alive"])
+async def test_one_that_cannot_be_watched_for_want_of_descriptors_does_not_live_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    host, started = a_host(), list[int]()
+    before = descriptors()
+
+    def noted(argv: Sequence[str], sockets: Sequence[int]) -> int:
+        started.append(start_daemon(argv, sockets))
+        return started[-1]
+
+    def without_descriptors(_: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(keeper_module, "start_daemon", noted)
+    keeper = ResolverKeeper(host, tmp_path / "run", tmp_path / "state", answers=lambda: True)
+    try:
+        with monkeypatch.context() as scarce:
+            scarce.setattr(keeper_module, fails, without_descriptors)
+            with pytest.raises(OSError, match="Too many open files"):
+                await keeper.open()
+        assert [is_a_child(pid) for pid in started] == [False]
+    finally:
+        for pid in filter(is_a_child, started):
+            os.kill(pid, signal.SIGKILL)
+        await keeper.close(keep=False)
+    assert descriptors() == before

@@ -7,12 +7,14 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import NoReturn
 
 import pytest
 import uvloop
 
+from plasmavmc.host import lookups
 from plasmavmc.host.lookups import lookup
-from plasmavmc.host.threads import in_thread
+from plasmavmc.host.threads import DaemonThreads, in_thread
 
 _SLOW = 100
 """More lookups than asyncio or uvloop have threads."""
@@ -69,3 +71,37 @@ def test_a_name_that_was_waited_for_is_told(silence: threading.Event) -> None:
             await asked
 
     asyncio.run(ask())
+
+
+def _refuses(_: threading.Thread) -> NoReturn:
+    """As where a limit of processes is reached."""
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_name_is_not_waited_for_where_no_thread_can_look_it_up_and_is_told_where_one_can_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def ask() -> None:
+        monkeypatch.setattr(lookups, "_LOOKUPS", DaemonThreads(2, "names"))
+        async with asyncio.timeout(5):
+            with monkeypatch.context() as scarce:
+                scarce.setattr(threading.Thread, "start", _refuses)
+                for _ in range(3):
+                    with pytest.raises(OSError, match="can't start new thread"):
+                        await lookup("localhost", 443)
+            assert "127.0.0.1" in await lookup("localhost", 443)
+
+    asyncio.run(ask())
+
+
+def test_work_waits_for_a_thread_that_there_is_where_no_other_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, goes_on = DaemonThreads(2, "few"), threading.Event()
+    first = threads.submit(goes_on.wait, 20)
+    with monkeypatch.context() as scarce:
+        scarce.setattr(threading.Thread, "start", _refuses)
+        second = threads.submit(lambda: "second")
+    assert not second.done()
+    third = threads.submit(lambda: "third")
+    assert (second.result(5), third.result(5)) == ("second", "third")
+    goes_on.set()
+    assert first.result(5)

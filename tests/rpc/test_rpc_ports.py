@@ -7,12 +7,13 @@ import socket
 from dataclasses import dataclass, field, replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from plasmavmc.manager import VmManager
 from plasmavmc.rpc.client import EngineClient
 from plasmavmc.states import ENDED, VmState
 from plasmavmc.types import PublishedPort, Vm
-from tests.rpc.rpc_rig import RpcRig
+from tests.rpc.rpc_rig import RpcRig, running
 from tests.waiting import until
 
 
@@ -136,3 +137,28 @@ async def test_a_restart_that_is_refused_gives_an_ended_vm_s_ports_back(
             return not await is_open(port)
 
         await until(given_back, "its port is given back")
+
+
+async def test_a_vm_whose_port_was_anothers_when_the_server_came_back_is_restarted_without_it(rig: RpcRig) -> None:
+    async with rig.client("operator") as client:
+        port = free_port()
+        spec = replace(rig.spec(), env={}, published=(PublishedPort(port, 80),))
+        await client.vms.create(spec, start=True)
+        await reached(client, VmState.RUNNING)
+    rig.vms._ports.aclose()
+    await rig.manager.close(keep_vms=True)
+
+    async def taken() -> socket.socket | None:
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError:
+            return None
+
+    other = await until(taken, "its port is given back")
+    assert other is not None
+    with other:
+        async with running(engine=rig.engine) as after, after.client("operator") as client:
+            with capture_logs() as said:
+                await client.vms.restart("vm_one")
+            assert [line["vm"] for line in said if line["event"] == "port not published"] == ["vm_one"]
+            await reached(client, VmState.RUNNING)

@@ -26,4 +26,6 @@ async def lookup(host: str, port: int) -> tuple[str, ...]:
         found = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, look)
     except ValueError as error:  # no text that a name may be: a label too long, a NUL
         raise OSError(f"{host[:100]!r} is not the name of a host") from error
+    except RuntimeError as error:
+        raise OSError(f"{host[:100]!r} cannot be looked up: {error}") from error
     return tuple(dict.fromkeys(found))

@@ -46,7 +46,8 @@ async def _outlast(task: asyncio.Future[T]) -> None:
 
 
 class DaemonThreads(Executor):
-    """For `run_in_executor`: at most so many threads, each made when it is needed, and left behind when the process ends."""
+    """For `run_in_executor`: at most so many threads, each made when it is needed, and left behind when the process ends.
+    Where none can be made, work waits for one that there is; where there is none at all, it fails with `RuntimeError`."""
 
     def __init__(self, most: int, name: str) -> None:
         self._most = most
@@ -71,11 +72,16 @@ class DaemonThreads(Executor):
 
         with self._lock:
             self._unfinished += 1
-            more = self._threads < min(self._unfinished, self._most)
-            self._threads += more
+            try:
+                if self._threads < min(self._unfinished, self._most):
+                    threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+                    self._threads += 1
+            except RuntimeError as error:  # the system has no more for us
+                if not self._threads:
+                    self._unfinished -= 1
+                    future.set_exception(error)
+                    return future
         self._queue.put(work)
-        if more:
-            threading.Thread(target=self._serve, name=self._name, daemon=True).start()
         return future
 
     def _serve(self) -> None:

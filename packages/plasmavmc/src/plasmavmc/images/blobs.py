@@ -17,6 +17,7 @@ Collection is mark and sweep: a blob stays while a kept manifest names it. What 
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import os
 import time
@@ -62,8 +63,16 @@ class BlobStore:
         self._locks = KeyedLocks()
         self._had: dict[tuple[str, str], None] = {}
         """Who has had which blob from his own source, the latest last; it is not fetched again when another breaks off."""
+        self._brought: set[str] | None = None
         for name in ("sha256", "partial", "spool"):
             make_private(root / name)
+
+    def noting(self, brought: set[str]) -> BlobStore:
+        """This store, which also enters in `brought` the digest of what comes in by way of the result, where that was not
+        here, or the asker had brought it himself in an earlier try."""
+        noting = copy.copy(self)
+        noting._brought = brought
+        return noting
 
     @property
     def spool(self) -> Path:
@@ -172,6 +181,8 @@ class BlobStore:
         known = asker is None or ref.digest in asker.known or (asker.name, ref.digest) in self._had
         async with self._locks.hold(self._partial(ref.digest, asker).name):
             if known and self.local_path(ref) is not None and self.touch(ref.digest):
+                if asker is not None and (asker.name, ref.digest) in self._had:
+                    self._note(ref.digest)
                 return
             await self._download(ref, source, asker)
             if asker is not None:
@@ -194,14 +205,22 @@ class BlobStore:
                 self.path(digest).unlink(missing_ok=True)
                 partial.unlink(missing_ok=True)
 
-    async def collect(self, keep: frozenset[str], unused_since: float | None = None) -> int:
+    async def collect(
+        self, keep: frozenset[str], unused_since: float | None = None, *, among: frozenset[str] | None = None
+    ) -> int:
         """Remove every blob, whole or partial, that no manifest in `keep` needs; returns the bytes won. What was written or
-        asked for since that moment (seconds since the epoch) stays, beside what the grace period spares."""
+        asked for since that moment (seconds since the epoch) stays, beside what the grace period spares. `among`: look at
+        no others than these, and at whole ones only.
+
+        Raises:
+            ImageError: a manifest in `keep` is damaged; nothing is removed.
+        """
         before = self._clock() - self._grace_s
         before = before if unused_since is None else min(before, unused_since)
         needed = await in_thread(self._mark, keep)
         won = 0
-        for path in await in_thread(self._all_files):
+        found = await in_thread(self._all_files) if among is None else [self.path(digest) for digest in among]
+        for path in found:
             digest = f"sha256:{path.name.partition('.')[0]}"
             is_needed = digest in needed and (path == self.path(digest) or not self.has(digest))
             if not (is_needed or self._locks.is_held(digest) or self._locks.is_held(path.name)):
@@ -278,7 +297,13 @@ class BlobStore:
             finally:
                 file.unlink(missing_ok=True)
 
+    def _note(self, digest: str) -> None:
+        if self._brought is not None:
+            self._brought.add(digest)
+
     def _publish(self, file: Path, digest: str) -> None:
+        if not self.has(digest):
+            self._note(digest)
         with disk_errors(self._root):
             sync_file(file)
             publish(file, self.path(digest))

@@ -110,7 +110,9 @@ class EngineVms:
             with self._node.promising({vm_id: present.spec.resources}):
                 if present.status.state in ENDED:
                     self._check_macs(present.spec)
-                self._ports.open(vm_id, present.spec.published)
+                    self._ports.open(vm_id, present.spec.published)
+                else:
+                    self._ports.adopt((present,))
                 try:
                     with self._ports.keeping(vm_id):
                         return self._outside(await self._manager.restart(vm_id))

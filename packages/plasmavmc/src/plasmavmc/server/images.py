@@ -2,9 +2,10 @@
 
 Theory. An image is brought into the blob store (from a registry, or from an uploaded tar), built, and entered in the
 catalogue; so what is registered boots without asking anybody. Blobs stay beside the built root file system, for a later
-builder makes it anew from them. A removed image takes its blobs along, and so does one that is refused, unless another is
-being brought in: blobs without an entry are its own for that while, and go the next time. While blobs are collected, none
-begins to come in. What a pull that broke off has brought is there for the next, with a budget for an hour.
+builder makes it anew from them. A removed image takes along all blobs without an entry, and one that is refused takes those
+that it brought, unless another is being brought in: they may be its own for that while, and go the next time. While blobs
+are collected, none begins to come in. What a pull that broke off has brought is there for the next, whoever else's image is
+refused meanwhile; with a budget for an hour.
 
 Bytes come as slowly as who sends them likes, so nothing that others need is held meanwhile: an upload lies in a file of its
 own, without a name, and takes one of the few slots for reading and building only when it is whole; a pull takes one when
@@ -22,7 +23,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import structlog
@@ -77,6 +78,8 @@ class _Report:
     """How far a registration is."""
 
     latest: ImageProgress
+    brought: set[str] = field(default_factory=set)
+    """Digests of the blobs that it brought into the store."""
 
     def stage(self, name: str, total_bytes: int = 0) -> None:
         self.latest = ImageProgress(name, 0, total_bytes)
@@ -129,6 +132,8 @@ class EngineImages:
         self._pulls = Lines("pulls", each=PULLS_EACH, most=PULLS, waiting=PULLS_WAITING)
         self._intakes = 0
         self._collecting = asyncio.Lock()
+        self._refused: set[str] = set()
+        """Digests of blobs that refused images brought, and that are still here."""
         self._disk_bytes: dict[str, int] = {}
         self._came = asyncio.Event()
 
@@ -178,7 +183,7 @@ class EngineImages:
                     return await self._take_reference(order, reference, report)
         except BaseException as error:
             if isinstance(order.source, Upload) or (isinstance(error, ImageError) and report.latest.stage == "build"):
-                await self._collect_blobs()
+                await self._let_go(report.brought)
             raise
 
     async def _take_reference(self, order: ImageOrder, reference: str, report: _Report) -> Image:
@@ -202,7 +207,9 @@ class EngineImages:
                     ) from None
                 report.stage("fetch", manifest.config.size + sum(layer.size for layer in manifest.layers))
                 asker = await self._asker(order.scope)
-                await pull(manifest.digest, _Counted(source, report), self._blobs, self._limits, asker)
+                store = self._blobs.noting(report.brought)
+                await pull(manifest.digest, _Counted(source, report), store, self._limits, asker)
+                report.brought.add(manifest.digest)  # also where an earlier try has left it
             async with self._slots:
                 return await self._enter(order.scope, manifest.digest, name, report)
 
@@ -219,7 +226,7 @@ class EngineImages:
                 await held.enter_async_context(self._slots)
                 await held.enter_async_context(self._intake())
 
-            found = await self._load(order, whole())
+            found = await self._load(order, whole(), self._blobs.noting(report.brought))
             if len(found) != 1:
                 raise ImageError(
                     "image-archive",
@@ -229,10 +236,12 @@ class EngineImages:
             _check_is(order.source, found[0])
             return await self._enter(order.scope, found[0].manifest.digest, name, report)
 
-    async def _load(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> tuple[ArchivedImage, ...]:
+    async def _load(
+        self, order: ImageOrder, chunks: AsyncIterator[bytes], store: BlobStore
+    ) -> tuple[ArchivedImage, ...]:
         """As `load_archive`; who said that it is a module is not told what is wrong with it as a tar."""
         try:
-            return await load_archive(chunks, self._blobs, self._platform, self._limits)
+            return await load_archive(chunks, store, self._platform, self._limits)
         except ImageError as error:
             if order.source is Upload.WASM and error.code in ("image-tar", "image-archive"):
                 raise ImageError(
@@ -326,12 +335,21 @@ class EngineImages:
             await self._store.remove(digest)
         await self._collect_blobs()
 
-    async def _collect_blobs(self, unused_since: float | None = None) -> None:
+    async def _let_go(self, brought: set[str]) -> None:
+        """Remove what a refused image has brought, and nothing else: the rest may be a pull's that others go on with."""
+        self._refused |= brought
+        if brought:
+            await self._collect_blobs(among=frozenset(self._refused))
+
+    async def _collect_blobs(self, unused_since: float | None = None, *, among: frozenset[str] | None = None) -> None:
+        refused = frozenset(self._refused)
         try:
             async with self._collecting:
                 if not self._intakes:
-                    await self._blobs.collect(self._catalogue.digests(), unused_since)
-        except OSError as error:  # they go the next time
+                    await self._blobs.collect(self._catalogue.digests(), unused_since, among=among)
+                    if unused_since is None:
+                        self._refused -= refused
+        except (PlasmaError, OSError) as error:  # they go the next time; it is nobody's error who asks for his own
             log.warning("blobs.not_collected", reason=str(error))
 
 

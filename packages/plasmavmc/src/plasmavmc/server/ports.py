@@ -137,7 +137,7 @@ class PublishedPorts:
                 self.close(vm_id)
 
     def adopt(self, vms: Iterable[Vm]) -> None:
-        """Take the ports of VMs that lived through a restart of the server; one that is taken now is told in the log."""
+        """Take the ports of VMs that live, as after a restart of the server; one that is taken now is told in the log."""
         for vm in vms:
             if vm.status.state not in ENDED:
                 try:

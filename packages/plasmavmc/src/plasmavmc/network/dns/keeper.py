@@ -210,8 +210,13 @@ class ResolverKeeper:
         if self._sockets is None:
             self._sockets = await self._host.resolver_sockets()
         pid = start_daemon(self._argv, self._sockets)
-        process = read_process(pid)
-        if process is not None and self._watch(process.id):
+        try:
+            process = read_process(pid)
+            is_watched = process is not None and self._watch(process.id)
+        except BaseException:  # one that nobody watches would stay, and with each try another
+            _end_child(pid)
+            raise
+        if process is not None and is_watched:
             log.info("resolver.started", pid=pid, confinement=await self._confine(process.id))
         else:  # it has ended already
             self._on_end(pid)
@@ -243,12 +248,17 @@ class ResolverKeeper:
         pidfd = opened(process)
         if pidfd is None:
             return False
-        if not is_alive(process):
+        try:
+            if alive := is_alive(process):
+                asyncio.get_running_loop().add_reader(pidfd, self._on_end, process.pid)
+        except OSError:
+            os.close(pidfd)
+            raise
+        if not alive:
             os.close(pidfd)
             return False
         self.process, self._pidfd = process, pidfd
         self._ended.clear()
-        asyncio.get_running_loop().add_reader(pidfd, self._on_end, process.pid)
         return True
 
     def _on_end(self, pid: int) -> None:
@@ -267,3 +277,10 @@ class ResolverKeeper:
         if self._pidfd is not None:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
+
+
+def _end_child(pid: int) -> None:
+    """Kill a child that was just started, and reap it."""
+    os.kill(pid, signal.SIGKILL)  # its number is its own until it is reaped
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)
