@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from shellwego.api.rest.shares import LOOKS_PER_S, Shares
+from shellwego.api.rest.shares import LONGEST_TURN_S, LOOKS_PER_S, Shares
 from shellwego.control.loops.outbox import relay
 from shellwego.drivers.clock.virtual import VirtualClock
 from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, World
@@ -125,4 +125,40 @@ async def test_many_waits_of_an_organization_look_in_turn_and_end_in_time(world:
     await world.clock.advance(1)
     assert sum(wait.done() for wait in waits) <= LOOKS_PER_S + 1
     await world.clock.advance(MANY / LOOKS_PER_S)
+    assert all(wait.done() for wait in waits)
+
+
+async def test_waits_that_end_before_their_turn_hold_up_none_that_come_next(world: World) -> None:
+    await world.made("/v1/volumes", {"name": "data", "size": "1gb"})
+    assert isinstance(world.clock, VirtualClock)
+    for _ in range(MANY):
+        await world.clock.run(world.get("/v1/volumes/data/wait?state=never&timeout=0.01"))
+    (last,) = await opened(world, "/v1/apps?watch=true", OWNER)
+    await world.made("/v1/apps", {"name": "new"})
+    await relay(world.control)
+    await world.clock.advance(1)
+    assert len(last.events) == 2
+    await last.leave()
+
+
+async def test_no_watch_waits_for_its_turn_for_long(world: World) -> None:
+    count = int(LONGEST_TURN_S * LOOKS_PER_S) + MANY
+    bounded(world, of_principal=count + 1, of_organization=count)
+    many = await opened(world, "/v1/apps?watch=true", *[OWNER] * count)
+    assert isinstance(world.clock, VirtualClock)
+    await world.clock.advance(60)
+    await world.made("/v1/apps", {"name": "new"})
+    await relay(world.control)
+    await world.clock.advance(LONGEST_TURN_S + 1)
+    assert all(len(listener.events) == 2 for listener in many)
+    await asyncio.gather(*(listener.leave() for listener in many))
+
+
+async def test_waits_for_a_turn_end_when_the_server_stops(world: World) -> None:
+    await world.made("/v1/volumes", {"name": "data", "size": "1gb"})
+    assert isinstance(world.clock, VirtualClock)
+    waits = [asyncio.ensure_future(world.get("/v1/volumes/data/wait?state=never&timeout=60")) for _ in range(MANY)]
+    await world.clock.advance(1.5)
+    world.app.state.context.stopping.set()
+    await world.clock.advance(1)
     assert all(wait.done() for wait in waits)

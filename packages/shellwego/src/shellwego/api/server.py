@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ GRACE_S = 5.0
 HANDSHAKE_S = 5.0
 """How long that of TLS may take."""
 _MAX_CONNECTIONS = 4096
+_AT_ONCE = 64
+"""So many are taken before anything else has its turn."""
 _BREATHER_S = 0.05
 
 
@@ -83,12 +85,17 @@ class _Server(uvicorn.Server):
             except OSError:  # no descriptor is free, or the client left
                 await asyncio.sleep(_BREATHER_S)
                 continue
+            self._admit(connection, str(address[0]))
+            for another, source in _waiting(listener):
+                self._admit(another, source)
             await asyncio.sleep(0)  # a flood of connections leaves room for the rest
-            leave = self.origins.enter(str(address[0]))
-            if leave is None:
-                connection.close()
-            else:
-                self._begin(self._shake_hands(connection, leave))
+
+    def _admit(self, connection: socket.socket, source: str) -> None:
+        leave = self.origins.enter(source)
+        if leave is None:
+            connection.close()
+        else:
+            self._begin(self._shake_hands(connection, leave))
 
     async def _shake_hands(self, connection: socket.socket, leave: Callable[[], None]) -> None:
         """Make a connection of what was accepted; it takes itself off the count in the end, once it is one."""
@@ -103,6 +110,17 @@ class _Server(uvicorn.Server):
         finally:
             if not protocol.made:
                 leave()
+
+
+def _waiting(listener: socket.socket) -> Iterator[tuple[socket.socket, str]]:
+    """Who else is at the door, and from where; not all at once, but many, since a busy loop is seldom back here."""
+    for _ in range(_AT_ONCE - 1):
+        try:
+            connection, address = listener.accept()
+        except OSError:  # nobody; or what `sock_accept` meets next
+            return
+        connection.setblocking(False)
+        yield connection, str(address[0])
 
 
 class ApiServer:

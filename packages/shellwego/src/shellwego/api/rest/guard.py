@@ -167,7 +167,7 @@ class GuardedRoute(APIRoute):
 
     async def _asked_again(self, request: Request) -> Response:
         context = context_of(request)
-        await context.shares.turn(context.control.clock, request.state.access)
+        await context.shares.turn(context.control.clock, request.state.access, context.stopping)
         principal = await context.authenticator.refresh(request.state.access.principal)
         request.state.access = make_access(request, principal, self.permission)
         return await self._asked(request)

@@ -14,17 +14,19 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 
 from shellwego.control.authorization import Access
 from shellwego.core.errors import ThrottledError
 from shellwego.core.tenancy import Principal
-from shellwego.ports.clock import Clock
+from shellwego.ports.clock import Clock, Waiter
 
 OF_PRINCIPAL = 128
 OF_ORGANIZATION = 256
 LOOKS_PER_S = 16
 """Of an organization; where what is asked for lies in none, of a principal."""
+LONGEST_TURN_S = OF_ORGANIZATION / LOOKS_PER_S
+"""In this time each of all that an organization may have open has looked, so the turn of none is further off."""
 _RETRY_AFTER_S = 5
 
 
@@ -51,17 +53,23 @@ class Shares:
         with self._held(access.principal, organization, most, "streams and waits of this organization"):
             yield
 
-    async def turn(self, clock: Clock, access: Access, most_s: float = math.inf) -> None:
-        """Return when it is the turn of one more look at what was found last, or after `most_s` seconds."""
+    async def turn(self, clock: Clock, access: Access, stopping: asyncio.Event, most_s: float = math.inf) -> None:
+        """Return when it is the turn of one more look at what was found last, or when the server stops. Where its turn would
+        be later than `most_s` seconds from now, or than `LONGEST_TURN_S`, it has none, and returns after that time."""
         if _is_operator(access.principal):
             return
         key, now = access.scope.organization_id or access.principal.principal_id, clock.monotonic()
-        at = max(self._free_at.pop(key, now), now)
+        at = max(self._free_at.get(key, now), now)
+        longest = min(most_s, LONGEST_TURN_S)
+        if at - now > longest:  # it would not use a turn, only put off those of all others
+            await _pause(clock, longest, stopping)
+            return
+        self._free_at.pop(key, None)
         self._free_at[key] = at + 1 / LOOKS_PER_S
         self._forget(now)
         if at > now:
             try:
-                await clock.sleep(min(at - now, most_s))
+                await _pause(clock, at - now, stopping)
             except asyncio.CancelledError:
                 if key in self._free_at:  # who leaves does not hold up who comes next
                     self._free_at[key] -= 1 / LOOKS_PER_S
@@ -90,6 +98,11 @@ class Shares:
             self._open[key] -= 1
             if not self._open[key]:
                 del self._open[key]
+
+
+async def _pause(clock: Clock, seconds: float, stopping: asyncio.Event) -> None:
+    async with aclosing(Waiter(clock, stopping.wait)) as waiter:
+        await waiter.wait(seconds)
 
 
 def _is_operator(principal: Principal) -> bool:

@@ -47,7 +47,7 @@ async def wait_for(
         async with contextlib.aclosing(ticking) as ticks:
             async for _ in ticks:
                 if not first:
-                    await context.shares.turn(clock, access, deadline - clock.monotonic())
+                    await context.shares.turn(clock, access, context.stopping, deadline - clock.monotonic())
                 await renew(context, access)
                 seen = await look()
                 if reached(seen) or clock.monotonic() >= deadline or context.stopping.is_set():

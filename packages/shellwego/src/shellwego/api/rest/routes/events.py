@@ -83,7 +83,7 @@ async def stream_events(
     seq = newest if last_event_id is None else _parse_seq(last_event_id, newest)
 
     async def batch(after: int) -> list[Event]:
-        await here.shares.turn(here.control.clock, access)
+        await here.shares.turn(here.control.clock, access, here.stopping)
         await renew(here, access)
         return await access.read(target, lambda tx, scope: resumed_after(tx, scope, after))
 
