@@ -11,7 +11,7 @@ import pytest
 from shellwego.core.plans import PLANS
 from shellwego.core.tenancy import Grant
 from shellwego.drivers.clock.virtual import VirtualClock
-from tests.api.api_world import ADMIN, FOREIGN, VIEWER, Answer, World, add_user, make_world
+from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, Answer, World, add_user, make_world
 
 BOSS, CHIEF, JUNIOR = (f"pat_{letter * 42}1" for letter in "BCJ")
 
@@ -126,6 +126,16 @@ async def test_lists_show_what_the_caller_may_see_and_nothing_else(world: World,
     assert (await world.get("/v1/organizations", token=VIEWER)).json["data"] == [], "he sees one of its projects only"
     assert [row["name"] for row in (await world.get("/v1/projects", token=VIEWER)).json["data"]] == ["default"]
     assert (await world.get("/v1/projects", query={"organization": org}, token=FOREIGN)).status == 404
+
+
+async def test_who_has_one_project_of_an_organization_lists_it_as_that_organizations(world: World, org: str) -> None:
+    await world.made("/v1/projects", {"name": "web", "organization": org})
+    for ref in (org, "default"):
+        listed = await world.get("/v1/projects", query={"organization": ref}, token=OWNER)
+        assert [project["id"] for project in listed.json["data"]] == [world.project.id]
+        assert (await world.get("/v1/projects", query={"organization": ref}, token=FOREIGN)).status == 404
+    for ref in ("other", world.foreign.organization_id):
+        assert (await world.get("/v1/projects", query={"organization": ref}, token=OWNER)).status == 404
 
 
 async def test_the_last_owner_stays(world: World, org: str) -> None:

@@ -24,6 +24,8 @@ KEY = "-----BEGIN KEY-----\nMIIsecret==\n-----END KEY-----"
         ("A='one\n#two\nB=3'\nC=4", {"A": "one\n#two\nB=3", "C": "4"}),
         (r"""A="a\nb\t\"\\\$x\q" """, {"A": 'a\nb\t"\\$x\\q'}),
         (r"""A='a\nb\' """, {"A": r"a\nb" + "\\"}),
+        ("A=\"${X} $Y\"\nB='${X}'\nC=${X}", {"A": "${X} $Y", "B": "${X}", "C": "${X}"}),
+        (r"A=\$x\n", {"A": r"\$x\n"}),
         (f"\ufeffA=1\r\nB='{KEY}'\r\n".replace("\n", "\r\n").replace("\r\r", "\r"), {"A": "1", "B": KEY}),
         ("  A=1\n\t export B='2'  \nA=3", {"A": "3", "B": "2"}),
         ("", {}),
@@ -65,3 +67,11 @@ def test_the_rest_of_a_value_that_a_shell_has_cut_is_not_told(machine: Machine, 
     assert (ended.code, api.asked) == (2, [])
     assert "Variable 2 of 2 is not NAME=VALUE" in ended.err
     assert "secret" not in ended.err
+
+
+def test_the_help_says_what_backslashes_quotes_and_dollars_mean(machine: Machine) -> None:
+    said = " ".join(machine.swg("env", "import", "--help").out.split())
+    assert r"In double quotes \n, \r and \t are a line break" in said
+    assert r"\$" in said
+    assert "In single quotes, and without any, all stands for itself" in said
+    assert "${X}" in said

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any
+from urllib.parse import parse_qs
 
 import msgspec
 import pytest
@@ -71,6 +72,23 @@ def test_a_log_goes_on_where_it_was_when_the_server_has_restarted(
     queries = [asked.query for asked in api.asked]
     assert "tail=4" in queries[0]
     assert f"since={NOW.timestamp()}" in queries[1], "not from before the first line that was asked for"
+
+
+def test_a_log_goes_on_from_the_instance_that_was_silent_for_longest_within_some_minutes(
+    machine: Machine, api: HandMadeApi
+) -> None:
+    api.answer(
+        "GET",
+        LOGS,
+        logged((0, "b", "one"), (25, "a", "two"), (26, "b", "three")) + STOPPING,
+        logged((26, "b", "three"), (60, "b", "four")) + STOPPING,
+        logged((25, "a", "two"), (26, "b", "three"), (27, "a", "late"), (60, "b", "four"), (400, "b", "x")) + STOPPING,
+        GONE,
+    )
+    ended = machine.swg("logs", "-f", "-a", "shop")
+    assert texts(ended.out) == ["one", "two", "three", "four", "late", "x"]
+    since = [float(parse_qs(asked.query)["since"][0]) - NOW.timestamp() for asked in api.asked[1:]]
+    assert since == [15, 15, 100], "a's node is away; then it is given up"
 
 
 def test_the_log_of_one_instance_ends_with_it_and_not_with_the_server(machine: Machine, api: HandMadeApi) -> None:

@@ -28,6 +28,7 @@ from shellwego.client.generated import (
     ScopedGrantView,
     ServiceAccountView,
 )
+from tests.api.running_api import Running
 from tests.cli.cli_world import HandMadeApi, Machine, view
 
 LAST = view(Pagination)
@@ -83,6 +84,15 @@ def test_what_is_done_to_a_project_is_done_to_that_of_the_organization_that_was_
     gone = machine.swg("projects", "delete", "other", "--yes", *of_acme)
     assert (gone.code, api.asked[-1].method) == (4, "GET")
     assert "acme has no project “other” that you can see" in gone.err
+
+
+def test_who_is_a_member_of_one_project_alone_may_name_its_organization(machine: Machine, running: Running) -> None:
+    assert machine.swg("apps", "ls", "-o", "default", "-p", "default").code == 0
+    for words in (("show", "default"), ("quotas", "default"), ("rename", "default", "main"), ("delete", "main", "-y")):
+        ended = machine.swg("projects", *words, SHELLWEGO_ORG="default")
+        assert (ended.code, words) == (0, words), ended.err
+    ended = machine.swg("projects", "show", "theirs", "-o", "other")
+    assert (ended.code, "there is no organization “other”" in ended.err) == (4, True)
 
 
 @pytest.mark.parametrize(

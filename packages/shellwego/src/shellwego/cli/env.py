@@ -67,8 +67,12 @@ def unset_env(session: Session, names: tuple[str, ...], stage: bool, detach: boo
 @_detach
 @shared
 def import_env(session: Session, file: IO[str], stage: bool, detach: bool) -> None:
-    """Set variables from lines NAME=VALUE of a file or of stdin. A line that begins with # is a comment; a value in quotes
-    may have several lines."""
+    r"""Set variables from lines NAME=VALUE of a file or of stdin. A line that begins with # is a comment; a value in quotes
+    may have several lines.
+
+    In double quotes \n, \r and \t are a line break, a carriage return and a tab, and \" \\ \$ are " \ $; any other backslash
+    stays. In single quotes, and without any, all stands for itself. Variables in a value, such as ${X}, are not put in: they
+    stay as they are."""
     from shellwego.cli.dotenv import variables  # noqa: PLC0415
 
     found = variables(file.read())

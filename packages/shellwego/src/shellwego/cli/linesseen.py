@@ -1,8 +1,9 @@
 """Which lines of an app's log were shown, so that its stream can be begun anew without loss or double.
 
 Theory. Lines have no numbers. Those of one instance come in the order of their time, so of each the moment of its last line
-is kept, and the lines of that moment. The stream is begun anew a little before the youngest line of all, because one of
-another instance may be on its way for longer; what was shown is left out.
+is kept, and the lines of that moment. The stream is begun anew a little before the last line of the instance that has been
+silent for longest: its node may be away while others write on, over several breaks. Some have ended or say nothing more, so
+it goes back some minutes from the youngest line of all at most. What was shown is left out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from shellwego.client.generated import LogLineView
 
 _BEHIND_S = 10.0
+"""A line of an instance that was not seen yet may be on its way for longer than those of others."""
+_MOST_BEHIND_S = 300.0
 
 
 @dataclass(slots=True)
@@ -35,7 +38,10 @@ class LinesSeen:
     def onwards(self) -> float | None:
         """From which moment on the next stream is to be; None where nothing was shown yet."""
         self._before = {name: _Last(last.moment, Counter(last.lines)) for name, last in self._last.items()}
-        return max(self._first, self._youngest - _BEHIND_S) if self._last else None
+        if not self._last:
+            return None
+        behind = min(last.moment for last in self._last.values()) - _BEHIND_S
+        return max(self._first, behind, self._youngest - _MOST_BEHIND_S)
 
     def is_new(self, line: LogLineView) -> bool:
         """Take note of a line. False where it was shown before, or is older than the first that was."""

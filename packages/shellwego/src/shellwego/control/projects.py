@@ -3,7 +3,7 @@ nothing is in it that nobody could bring back."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from shellwego.control.grants import forget_grants
 from shellwego.control.images import delete_image
@@ -12,6 +12,7 @@ from shellwego.control.pages import Page, PageRequest, page
 from shellwego.control.quotas import charge_organization, forget_quota
 from shellwego.control.scopes import project_scope, visible_projects
 from shellwego.control.securitygroups import forget_groups
+from shellwego.control.targets import Found, OrganizationTarget
 from shellwego.control.unit import Unit
 from shellwego.control.vaults import forget_vault
 from shellwego.control.webhooks import delete_webhook
@@ -65,6 +66,23 @@ def list_projects(tx: Transaction, principal: Principal, request: PageRequest, o
         if iam.allowed(principal, "projects:read", project_scope(project).chain)
     ]
     return page(tx.projects, request, *conditions, within("id", seen))
+
+
+@dataclass(frozen=True, slots=True)
+class OrganizationOfProjects:
+    """An organization by id or name, to whoever may read it or one of its projects: `list_projects` shows him no others."""
+
+    ref: str
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[Organization]:
+        found = OrganizationTarget(self.ref).find(tx, principal)
+        if iam.allowed(principal, "projects:read", found.scope.chain):
+            return found
+        for project in visible_projects(tx, principal, _MOST_SEEN):
+            scope = project_scope(project)
+            if project.organization_id == found.id and iam.allowed(principal, "projects:read", scope.chain):
+                return replace(found, scope=scope)
+        return found
 
 
 def rename_project(unit: Unit, project: Project, name: str) -> Project:

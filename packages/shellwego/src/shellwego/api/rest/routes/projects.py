@@ -57,7 +57,7 @@ async def list_projects(*, access: Granted, listing: Listing, organization: InOr
         return body_answer(ProjectList(data=views, pagination=pagination(found)))
 
     if organization:
-        return await read(access, OrganizationTarget(organization), lambda tx, row: look(tx, row.id))
+        return await read(access, projects.OrganizationOfProjects(organization), lambda tx, row: look(tx, row.id))
     return respond(await access.own(lambda unit: look(unit.tx, "")))
 
 
