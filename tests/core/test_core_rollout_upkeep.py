@@ -187,6 +187,14 @@ def test_what_does_not_sleep_or_goes_at_once_leaves_no_memory(changes: dict[str,
     assert only(plan(STABLE, leaving), Start).memory_of == ""
 
 
+def test_who_may_stay_serves_on_where_another_has_to_leave_at_once() -> None:
+    """Both are left of what an app came back from: one spare instance is not two."""
+    gentle = replace(instance(V2, 0), eviction=Eviction.GENTLE)
+    forced = replace(instance(V2, 1), eviction=Eviction.FORCED)
+    made = plan(replace(STABLE, counts={"web": 2}), instance(V1, 0), gentle, forced)
+    assert only(made, Drain).instance_id == forced.id
+
+
 def test_a_deploy_takes_no_memory_along() -> None:
     newer = plan(STABLE, replace(ASLEEP, eviction=Eviction.GENTLE), deployments=[deployment(V2)])
     assert only(newer, Start).memory_of == ""

@@ -173,13 +173,14 @@ def _surplus(facts: SlotFacts, counted: Census) -> list[Instance]:
 
 def _outdated(facts: SlotFacts, counted: Census) -> list[Instance]:
     """Stale ones that may go now: what yields, what does not serve, and of what else serves as much as floor and cutover
-    leave; first those that have to leave their nodes anyway."""
+    leave; first those that have to leave their nodes anyway. What has to at once goes whatever the floor (`_moving`), and
+    does not count here."""
     if facts.hold:
         return []
     canary = facts.weight < 100
     done = counted.ready >= facts.wanted and not facts.keep_serving and not canary
     going = [] if canary else [i for i in counted.stale if i.id in facts.yielding]
-    rest = [i for i in counted.stale if i not in going]
+    rest = [i for i in counted.stale if i not in going and i.eviction is not Eviction.FORCED]
     held = _serving(rest)
     spare = counted.ready + held - _floor(facts, held)
     for instance in sorted(rest, key=lambda i: (i.phase in SERVING, not i.evicted, -i.created_at, i.slot, i.id)):
