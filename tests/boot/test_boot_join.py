@@ -50,6 +50,7 @@ from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.drivers.uplink import downloads
 from shellwego.drivers.uplink.tls import UplinkChannel
 from shellwego.ports.busaccess import BusAccess
+from shellwego.ports.images import ImageBlobs
 from shellwego.wire.tls import Credentials, server_context
 from shellwego.wire.uplink import AssignmentsCall, BusPassAnswer, BusPassCall, Method, ServersAnswer, ServersCall
 from tests.contract.busaccess_contract import user_key
@@ -82,7 +83,11 @@ class Server:
 
 
 async def open_port(
-    control: Control, listener: socket.socket, access: BusAccess | None = None, sealer: Sealer | None = None
+    control: Control,
+    listener: socket.socket,
+    access: BusAccess | None = None,
+    sealer: Sealer | None = None,
+    images: ImageBlobs | None = None,
 ) -> NodePort:
     """A server's node port."""
     return await NodePort.open(
@@ -90,7 +95,7 @@ async def open_port(
         sealer or Sealer(control, MemoryKms()),
         listener,
         links=DialledStreams(),
-        images=MemoryImages(SystemClock().now),
+        images=images or MemoryImages(SystemClock().now),
         streams=MemoryStreams(),
         servers=Servers(control, "one", ()),
         access=access,
@@ -163,6 +168,43 @@ async def test_a_blob_that_no_server_has_is_told_to_be_nowhere_though_one_does_n
         assert (await ask_until_told()).code
     port.stop()
     await running
+
+
+class SlowImages(MemoryImages):
+    """Half of a blob, and the rest once that is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock().now)
+        self.rest = asyncio.Event()
+
+    async def size(self, digest: str) -> int:
+        return 2
+
+    async def blob(self, digest: str, offset: int = 0) -> AsyncIterator[bytes]:
+        yield b"a"
+        await self.rest.wait()
+        yield b"b"
+
+
+async def test_a_call_that_runs_as_the_node_port_is_stopped_comes_to_its_end() -> None:
+    """Also where it is stopped and cancelled in the same moment, as the end of a server does it."""
+    clock = SystemClock()
+    control = Control(MemoryStore(clock), MemoryBus(), clock)
+    listener, images = listening(), SlowImages()
+    port = await open_port(control, listener, images=images)
+    await Servers(control, "one", (f"https://127.0.0.1:{port_of(listener)}",)).say()
+    running = asyncio.create_task(port.run())
+    async with asyncio.timeout(20):
+        await port.started()
+        chunks = port.fellow_blob(f"sha256:{'0' * 64}", 0)
+        assert await anext(chunks) == b"a"
+        port.stop()
+        running.cancel()
+        asyncio.get_running_loop().call_later(0.2, images.rest.set)
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert images.rest.is_set(), "it is waited for: at its end the process ends"
+        assert [chunk async for chunk in chunks] == [b"b"]
 
 
 class BrokenServers(Servers):

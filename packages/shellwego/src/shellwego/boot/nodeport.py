@@ -170,7 +170,8 @@ class NodePort:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in tasks:
+            self.server.stop()  # and is not cancelled: calls that run get their few seconds
+            for task in tasks[1:]:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         for task in done:
