@@ -87,7 +87,7 @@ def create(
     "--volumes", metavar="all|none|NAME,…", help="Which of the volumes in it are made anew; needed where it holds some."
 )
 @click.option(
-    "--no-config", is_flag=True, help="Leave the configuration in it out, with the API's certificate and key."
+    "--no-config", is_flag=True, help="Leave the configuration file in it out; the API's certificate and key come back."
 )
 @_options
 def restore(
