@@ -496,6 +496,30 @@ class TestAConfigurationThatNamesTheDatabase:
         restore(world.place("there", target), world.backup, WORDS)
         assert world.config.exists()
 
+    def test_comes_back_with_its_database_though_that_is_reached_in_another_way(
+        self, tmp_path: Path, postgres: PostgresServer
+    ) -> None:
+        target = postgres.new_database()
+        world = self.made(tmp_path, f'url = "{target.dsn}"')
+        now = parse_url(f"{target.dsn}{'&' if '?' in target.dsn else '?'}sslmode=prefer")
+        restore(world.place("there", now), world.backup, WORDS)
+        assert world.config.exists()
+
+    def test_is_left_out_without_the_certificate_and_the_key(self, tmp_path: Path) -> None:
+        """Which no command gives."""
+        world = World(tmp_path)
+        world.config.parent.mkdir()
+        world.config.write_text(CONFIG)
+        key = tmp_path / "key.pem"
+        key.write_text("a key")
+        world.here.data_dir.mkdir()
+        migrate.upgrade(_new(world.here))
+        create(replace(world.here, settings=replace(world.here.settings, api_key=key)), world.backup, WORDS, now=5.0)
+        world.config.unlink()
+        key.unlink()
+        restore(world.there, world.backup, WORDS, configuration=False)
+        assert (key.read_text(), world.config.exists()) == ("a key", False)
+
 
 def _new(place: Place) -> Path:
     (place.data_dir / "db").mkdir()

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -458,3 +458,22 @@ def test_the_command_takes_names_with_commas_and_says_what_is_not_in_it(
     result = CliRunner().invoke(backupcommands.backup, ["restore", str(world.backup), "--volumes", "data, logs"])
     assert result.exit_code == 0, result.output
     assert "what other volumes hold" in result.output
+
+
+@pytest.mark.parametrize(("asked", "code"), [("logs,data", 1), ("all", 0)])
+def test_the_command_fails_where_a_volume_that_was_named_is_not_in_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, asked: str, code: int
+) -> None:
+    """It keeps the backup: no tenant may keep the operator from one."""
+
+    def without_logs(*given: Any, left_out: Callable[[Collection[str]], None], **more: Any) -> object:
+        manifest = create(*given[:-1], **more)
+        left_out(["vol_2"])
+        return manifest
+
+    monkeypatch.setattr(backupcommands, "_place", lambda _: world.here)
+    monkeypatch.setattr(platform_backup, "create", without_logs)
+    monkeypatch.setenv(PASSPHRASE, WORDS.reveal_text())
+    fresh = world.directory / "fresh"
+    result = CliRunner().invoke(backupcommands.backup, ["create", str(fresh), "--volumes", asked])
+    assert (result.exit_code, "volumes vol_2" in result.output, fresh.is_dir()) == (code, True, True), result.output

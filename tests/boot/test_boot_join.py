@@ -50,6 +50,7 @@ from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.drivers.uplink import downloads
 from shellwego.drivers.uplink.tls import UplinkChannel
 from shellwego.ports.busaccess import BusAccess
+from shellwego.ports.images import ImageBlobs
 from shellwego.wire.tls import Credentials, server_context
 from shellwego.wire.uplink import AssignmentsCall, BusPassAnswer, BusPassCall, Method, ServersAnswer, ServersCall
 from tests.contract.busaccess_contract import user_key
@@ -82,7 +83,11 @@ class Server:
 
 
 async def open_port(
-    control: Control, listener: socket.socket, access: BusAccess | None = None, sealer: Sealer | None = None
+    control: Control,
+    listener: socket.socket,
+    access: BusAccess | None = None,
+    sealer: Sealer | None = None,
+    images: ImageBlobs | None = None,
 ) -> NodePort:
     """A server's node port."""
     return await NodePort.open(
@@ -90,7 +95,7 @@ async def open_port(
         sealer or Sealer(control, MemoryKms()),
         listener,
         links=DialledStreams(),
-        images=MemoryImages(SystemClock().now),
+        images=images or MemoryImages(SystemClock().now),
         streams=MemoryStreams(),
         servers=Servers(control, "one", ()),
         access=access,
@@ -135,11 +140,12 @@ async def ask_until_refused(server: Server, directory: Path) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_a_blob_that_no_server_has_is_told_to_be_nowhere_though_one_does_not_answer(
+async def test_a_blob_is_not_missing_while_a_server_that_may_have_it_does_not_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Else it would not be fetched anew for as long as a server that died is remembered."""
-    monkeypatch.setattr(downloads, "ABSENT_S", 0.05)
+    """However long that takes: what came from a tar is nowhere else, and the rows of its image fail for good."""
+    now = [0.0]
+    monkeypatch.setattr(downloads, "_now", lambda: now[0])
     clock = SystemClock()
     control = Control(MemoryStore(clock), MemoryBus(), clock)
     listener = listening()
@@ -147,22 +153,65 @@ async def test_a_blob_that_no_server_has_is_told_to_be_nowhere_though_one_does_n
     await Servers(control, "one", (f"https://127.0.0.1:{port_of(listener)}",)).say()
     await Servers(control, "two", ("https://127.0.0.1:1",)).say()
     running = asyncio.create_task(port.run())
-
-    async def ask_until_told() -> NotFoundError:
-        while True:
-            try:
-                async for _ in port.fellow_blob(f"sha256:{'0' * 64}", 0):
-                    pytest.fail("there is none")
-            except UnavailableError:
-                await asyncio.sleep(0.05)
-            except NotFoundError as error:
-                return error
-
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         await port.started()
-        assert (await ask_until_told()).code
+        for now[0] in range(0, 300, 20):
+            with pytest.raises(UnavailableError):
+                await anext(port.fellow_blob(f"sha256:{'0' * 64}", 0))
     port.stop()
     await running
+
+
+async def test_a_blob_that_no_server_has_is_missing_where_all_of_them_answer() -> None:
+    clock = SystemClock()
+    control = Control(MemoryStore(clock), MemoryBus(), clock)
+    listener = listening()
+    port = await open_port(control, listener)
+    await Servers(control, "one", (f"https://127.0.0.1:{port_of(listener)}",)).say()
+    running = asyncio.create_task(port.run())
+    async with asyncio.timeout(20):
+        await port.started()
+        with pytest.raises(NotFoundError):
+            await anext(port.fellow_blob(f"sha256:{'0' * 64}", 0))
+    port.stop()
+    await running
+
+
+class SlowImages(MemoryImages):
+    """Half of a blob, and the rest once that is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock().now)
+        self.rest = asyncio.Event()
+
+    async def size(self, digest: str) -> int:
+        return 2
+
+    async def blob(self, digest: str, offset: int = 0) -> AsyncIterator[bytes]:
+        yield b"a"
+        await self.rest.wait()
+        yield b"b"
+
+
+async def test_a_call_that_runs_as_the_node_port_is_stopped_comes_to_its_end() -> None:
+    """Also where it is stopped and cancelled in the same moment, as the end of a server does it."""
+    clock = SystemClock()
+    control = Control(MemoryStore(clock), MemoryBus(), clock)
+    listener, images = listening(), SlowImages()
+    port = await open_port(control, listener, images=images)
+    await Servers(control, "one", (f"https://127.0.0.1:{port_of(listener)}",)).say()
+    running = asyncio.create_task(port.run())
+    async with asyncio.timeout(20):
+        await port.started()
+        chunks = port.fellow_blob(f"sha256:{'0' * 64}", 0)
+        assert await anext(chunks) == b"a"
+        port.stop()
+        running.cancel()
+        asyncio.get_running_loop().call_later(0.2, images.rest.set)
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert images.rest.is_set(), "it is waited for: at its end the process ends"
+        assert [chunk async for chunk in chunks] == [b"b"]
 
 
 class BrokenServers(Servers):

@@ -411,3 +411,22 @@ def test_what_is_no_url_of_a_database_is_refused_and_not_repeated(text: str) -> 
     assert caught.value.errors[0].field == "database.url"
     assert "c4nary" not in f"{caught.value.message} {caught.value.resolution} {caught.value.__context__!r:.0}"
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("shellwego:old@db.example/swg", "shellwego:new@db.example/swg"),
+        ("shellwego:pw@db.example/swg", "shellwego:pw@db.example:5432/swg?sslmode=verify-full"),
+        ("shellwego@/swg?host=/run/postgresql", "postgres@/swg?host=/run/postgresql&port=5432"),
+        ("shellwego@db.example/swg", "shellwego@/swg?host=DB.example"),
+        ("one.example,two.example/swg", "/swg?host=two.example:5432&host=one.example:5432"),
+    ],
+)
+def test_a_database_is_the_same_by_any_way_to_it(before: str, now: str) -> None:
+    assert parse_url(f"postgresql://{before}").place == parse_url(f"postgresql://{now}").place
+
+
+@pytest.mark.parametrize("other", ["db2.example/swg", "db.example:5433/swg", "db.example/swg2", "/swg?host=/run"])
+def test_a_database_of_another_host_port_or_name_is_another(other: str) -> None:
+    assert parse_url("postgresql://db.example/swg").place != parse_url(f"postgresql://{other}").place

@@ -168,7 +168,7 @@ def restore(
     """Make a platform of a backup: all of it, or nothing. One that was interrupted may be given again.
 
     `volumes`: which of those that are in it are to be made anew, by names or ids, or `all`, or `none`; None: it holds none.
-    `configuration`: whether that is to come back too, with the API's certificate and key.
+    `configuration`: whether the file of that is to come back too; the API's certificate and key do in any case.
 
     Raises:
         InvalidError: `no-backup`, `wrong-passphrase`, `backup-damaged`; or as `backupvolumes.holding`.
@@ -183,7 +183,9 @@ def restore(
     held = holding(backup, place.settings, volumes)
     backup.verify()
     held.verify()
-    files: Files = json.loads(backup.content(backup.pieces()[FILES])) if configuration else {}
+    files: dict[str, Mapping[str, Any]] = json.loads(backup.content(backup.pieces()[FILES]))
+    if not configuration:
+        files.pop(str(place.config_file), None)
     _check_leads_to(database, place.config_file, files)
     choice = chosen(backup.manifest, [each.volume_id for each in held.volumes])
     if not gone_on(place.data_dir, database, choice):
@@ -213,12 +215,18 @@ def _check_leads_to(database: Location, config_file: Path, files: Files) -> None
         other = parse_url(url) if url else database
     except (KeyError, tomllib.TOMLDecodeError, InvalidError):
         return  # there is none, or one with which nothing is started
-    if other != database:
+    if _where(other) != _where(database):
         raise ConflictError(
             "database-differs",
             f"the configuration in the backup names the database {other}, and this would restore into {database}",
-            resolution="Restore into that one, by --database-url-file; or leave the configuration out: --no-config.",
+            resolution="Restore into that one, by --database-url-file. Or, for a drill, or where the database has another "
+            f"host now, leave the file out with --no-config; then write {config_file} anew, with this one in [database].",
         )
+
+
+def _where(database: Location) -> object:
+    """What two ways to the same database have in common: its password may have changed, or how its server is verified."""
+    return database if isinstance(database, Path) else database.place
 
 
 def _make(place: Place, backup: Backup, held: Holding, choice: str, files: Files) -> None:

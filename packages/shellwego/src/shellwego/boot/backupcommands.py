@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from shellwego.boot.up import UpFailure, up_settings
-from shellwego.core.errors import InvalidError, ShellWeGoError, UnavailableError
+from shellwego.core.errors import ConflictError, InvalidError, ShellWeGoError, UnavailableError
 from shellwego.core.sensitive import Sensitive
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ PASSPHRASE = "SHELLWEGO_BACKUP_PASSPHRASE"  # noqa: S105 - a name
 LEAST = 12
 """Characters of a passphrase."""
 _OBJECTS = "objects/"
+_ALL = "all"
 _NOT_IN_IT = "Not in it: {volumes}, images, logs, and passphrases."
 _ELSEWHERE = {
     "given": "The master keys are given from outside and are not in it: keep them.",
@@ -72,13 +73,17 @@ def create(
     """
     from shellwego.boot.backup import create as run  # noqa: PLC0415 - heavy, and not needed for --help
 
+    left_out: set[str] = set()
+
     def work(place: Place, passphrase: Sensitive) -> Manifest:
         names = [name for name in _names(volumes) or () if name != "none"]
-        return run(place, directory.absolute(), passphrase, time.time(), names, left_out=_tell_left_out)
+        return run(place, directory.absolute(), passphrase, time.time(), names, left_out=left_out.update)
 
     manifest = _done(work, data_dir, database_url_file, passphrase_file, twice=True)
     click.echo(f"Backed up to {directory}: {len(manifest.pieces)} pieces, schema {manifest.revision}.")
     click.echo(_told(manifest), err=True)
+    if left_out:
+        _tell_left_out(directory, left_out, named=_names(volumes) != (_ALL,))
 
 
 @backup.command()
@@ -87,7 +92,7 @@ def create(
     "--volumes", metavar="all|none|NAME,…", help="Which of the volumes in it are made anew; needed where it holds some."
 )
 @click.option(
-    "--no-config", is_flag=True, help="Leave the configuration in it out, with the API's certificate and key."
+    "--no-config", is_flag=True, help="Leave the configuration file in it out; the API's certificate and key come back."
 )
 @_options
 def restore(
@@ -172,10 +177,19 @@ def _names(given: str | None) -> tuple[str, ...] | None:
     return names
 
 
-def _tell_left_out(volumes: Collection[str]) -> None:
+def _tell_left_out(directory: Path, volumes: Collection[str], *, named: bool) -> None:
+    """Raises `UpFailure` where they were asked for one by one: who asks for all has what there was at the end."""
     click.echo(
         f"Not in it, since their backups were deleted meanwhile: the volumes {', '.join(sorted(volumes))}.", err=True
     )
+    if named:
+        raise UpFailure(
+            ConflictError(
+                "volumes-left-out",
+                f"{directory} is kept and whole, but without volumes that were asked for by name",
+                resolution="Back up into another directory, once nobody deletes their backups.",
+            )
+        )
 
 
 def _told(manifest: Manifest) -> str:

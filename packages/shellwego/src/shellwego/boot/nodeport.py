@@ -7,6 +7,7 @@ that nodes of a new authority are believed and those of a retired one are not.
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -82,13 +83,15 @@ class ShownIdentity:
 
 
 class Fellows:
-    """The other servers, as they are known now. What is learned of them is kept from one blob to the next: which of them
-    does not answer, and since when those that do have not a blob."""
+    """The other servers, as they are known now. Which of them does not answer is kept in mind from one blob to the next.
+
+    What a server has of another can be fetched nowhere else: so nothing is missing while one that may have it is away.
+    """
 
     def __init__(self, servers: Servers, credentials: Callable[[], Credentials]) -> None:
         self._servers = servers
         self._urls: tuple[str, ...] = ()
-        self._downloads = Downloads(lambda: self._urls, credentials, at_once=_BLOBS_AT_ONCE)
+        self._downloads = Downloads(lambda: self._urls, credentials, absent_s=math.inf, at_once=_BLOBS_AT_ONCE)
 
     async def blob(self, digest: str, offset: int) -> AsyncIterator[bytes]:
         """As `NodePort.fellow_blob`."""
@@ -114,7 +117,7 @@ class NodePort:
         not know which of the platform's addresses is its own.
 
         Raises:
-            NotFoundError: none has it of those that answer; where not all do, only once that has lasted for a while.
+            NotFoundError: all servers answer, and none has it.
             UnavailableError: it cannot be had now.
         """
         return self.fellows.blob(digest, offset)
@@ -170,7 +173,8 @@ class NodePort:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in tasks:
+            self.server.stop()  # and is not cancelled: calls that run get their few seconds
+            for task in tasks[1:]:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         for task in done:

@@ -16,6 +16,8 @@ from sqlalchemy.exc import ArgumentError
 from shellwego.core.errors import FieldError, InvalidError
 
 _SCHEMES = ("postgresql", "postgres")
+_PORT = "5432"
+"""Where a URL names none."""
 _SECRET_PARAMETERS = ("password", "sslpassword")
 _CONNECTION: Mapping[str, object] = {
     "connect_timeout": 5,
@@ -44,6 +46,16 @@ class PostgresUrl:
     def name(self) -> str:
         """Of the database within its server."""
         return str(self._url.database)
+
+    @property
+    def place(self) -> tuple[frozenset[tuple[str, str]], str]:
+        """Which database of which server: its hosts with their ports, of which there may be several, and its name. Who goes
+        there, and how, does not count."""
+        _, told = self._url.get_dialect()().create_connect_args(self._url)
+        hosts = str(told.get("hostaddr") or told.get("host") or "").lower().split(",")
+        ports = str(told.get("port") or "").split(",")
+        ports = ports * len(hosts) if len(ports) == 1 else ports
+        return frozenset((host, port or _PORT) for host, port in zip(hosts, ports, strict=False)), str(told["dbname"])
 
     @property
     def dsn(self) -> str:

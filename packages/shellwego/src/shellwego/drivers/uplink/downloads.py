@@ -1,7 +1,8 @@
 """Downloads of blobs, memories and volumes over the uplink, from whichever server has them.
 
 A blob that each server that answers says it has not is told to be nowhere also where another does not answer, once that has
-lasted for a while: else nobody would fetch it again for as long as a server that died is remembered.
+lasted for a while: else nobody would fetch it again for as long as a server that died is remembered. Who could not fetch it
+again says that no while is enough.
 
 They have connections of their own, so that a large image holds up no report. A download that breaks goes on at the next
 server, from the byte where it broke.
@@ -47,12 +48,14 @@ class Downloads:
         credentials: Callable[[], Credentials],
         *,
         stall_s: float = STALL_S,
+        absent_s: float = ABSENT_S,
         at_once: int = _AT_ONCE,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._rota = Rota(servers, jitter)
         self._credentials = credentials
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=stall_s)
+        self._absent_s = absent_s
         self._at_once = asyncio.Semaphore(at_once)
         self._absent: dict[str, tuple[float, float]] = {}
         """By digest: since when those that answer say that they have it not, and when they did last."""
@@ -95,7 +98,7 @@ class Downloads:
         if len(self._absent) >= _MOST_ABSENT:
             self._absent.clear()
         self._absent[digest] = since, now
-        return now - since >= ABSENT_S
+        return now - since >= self._absent_s
 
     async def memory(self, node_id: str, instance_id: str) -> AsyncGenerator[bytes]:
         """See `ports.uplink.Memories`; the servers know by its key which node it is. One that broke off is not gone on
