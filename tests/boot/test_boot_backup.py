@@ -520,6 +520,17 @@ class TestAConfigurationThatNamesTheDatabase:
         restore(world.there, world.backup, WORDS, configuration=False)
         assert (key.read_text(), world.config.exists()) == ("a key", False)
 
+    def test_and_leaves_the_key_that_is_there_by_now(self, tmp_path: Path) -> None:
+        world = World(tmp_path)
+        key = tmp_path / "key.pem"
+        key.write_text("a key")
+        world.here.data_dir.mkdir()
+        migrate.upgrade(_new(world.here))
+        create(replace(world.here, settings=replace(world.here.settings, api_key=key)), world.backup, WORDS, now=5.0)
+        key.write_text("a newer one")
+        restore(world.there, world.backup, WORDS, configuration=False)
+        assert key.read_text() == "a newer one"
+
 
 def _new(place: Place) -> Path:
     (place.data_dir / "db").mkdir()

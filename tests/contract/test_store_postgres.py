@@ -430,3 +430,15 @@ def test_a_database_is_the_same_by_any_way_to_it(before: str, now: str) -> None:
 @pytest.mark.parametrize("other", ["db2.example/swg", "db.example:5433/swg", "db.example/swg2", "/swg?host=/run"])
 def test_a_database_of_another_host_port_or_name_is_another(other: str) -> None:
     assert parse_url("postgresql://db.example/swg").place != parse_url(f"postgresql://{other}").place
+
+
+@pytest.mark.parametrize("names", ["service={}", "options=-csearch_path%3D{}"])
+def test_a_database_that_a_parameter_names_is_another_by_that(names: str) -> None:
+    one, other = (parse_url(f"postgresql:///swg?{names.format(name)}") for name in ("one", "other"))
+    assert one.place != other.place
+
+
+def test_hosts_and_ports_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(InvalidError) as refused:
+        parse_url("postgresql:///swg?host=a:1&host=b:none")
+    assert "hosts and ports" in refused.value.message

@@ -168,7 +168,8 @@ def restore(
     """Make a platform of a backup: all of it, or nothing. One that was interrupted may be given again.
 
     `volumes`: which of those that are in it are to be made anew, by names or ids, or `all`, or `none`; None: it holds none.
-    `configuration`: whether the file of that is to come back too; the API's certificate and key do in any case.
+    `configuration`: whether the file of that is to come back too. Without it the API's certificate and key do, where there
+    are none.
 
     Raises:
         InvalidError: `no-backup`, `wrong-passphrase`, `backup-damaged`; or as `backupvolumes.holding`.
@@ -185,7 +186,9 @@ def restore(
     held.verify()
     files: dict[str, Mapping[str, Any]] = json.loads(backup.content(backup.pieces()[FILES]))
     if not configuration:
-        files.pop(str(place.config_file), None)
+        files = {
+            path: file for path, file in files.items() if path != str(place.config_file) and not Path(path).exists()
+        }
     _check_leads_to(database, place.config_file, files)
     choice = chosen(backup.manifest, [each.volume_id for each in held.volumes])
     if not gone_on(place.data_dir, database, choice):

@@ -48,14 +48,15 @@ class PostgresUrl:
         return str(self._url.database)
 
     @property
-    def place(self) -> tuple[frozenset[tuple[str, str]], str]:
-        """Which database of which server: its hosts with their ports, of which there may be several, and its name. Who goes
-        there, and how, does not count."""
-        _, told = self._url.get_dialect()().create_connect_args(self._url)
+    def place(self) -> tuple[frozenset[tuple[str, str]], tuple[str, ...]]:
+        """Which database of which server: its hosts with their ports, of which there may be several, and its name; with the
+        service that may name both, and the options that may name a schema. Who goes there, and how, does not count."""
+        told = _connect_args(self._url)
         hosts = str(told.get("hostaddr") or told.get("host") or "").lower().split(",")
         ports = str(told.get("port") or "").split(",")
         ports = ports * len(hosts) if len(ports) == 1 else ports
-        return frozenset((host, port or _PORT) for host, port in zip(hosts, ports, strict=False)), str(told["dbname"])
+        names = tuple(str(told.get(name, "")) for name in ("dbname", "service", "options"))
+        return frozenset((host, port or _PORT) for host, port in zip(hosts, ports, strict=False)), names
 
     @property
     def dsn(self) -> str:
@@ -97,7 +98,18 @@ def parse_url(text: str) -> PostgresUrl:
         raise _refusal("it names no database")
     if any(name in url.query for name in _SECRET_PARAMETERS):
         raise _refusal("a password stands before the host (user:password@host), or in libpq's passfile")
-    return PostgresUrl(url.set(drivername="postgresql+psycopg"))
+    url = url.set(drivername="postgresql+psycopg")
+    try:
+        _connect_args(url)
+    except (ArgumentError, ValueError):
+        raise _refusal("its hosts and ports do not go together") from None
+    return PostgresUrl(url)
+
+
+def _connect_args(url: sa.URL) -> Mapping[str, Any]:
+    """What libpq is told by it; raises `ArgumentError`."""
+    _, told = url.get_dialect()().create_connect_args(url)
+    return told
 
 
 def _refusal(why: str) -> InvalidError:
