@@ -32,6 +32,7 @@ import msgspec
 import structlog
 
 from plasmavmc.errors import HostError, PlasmaError, disk_full, is_disk_full
+from plasmavmc.host.files import sync_directory
 from plasmavmc.host.threads import in_thread
 from plasmavmc.states import VmState
 from plasmavmc.types import VmHandle, VmSpec, VmStatus, vm_key
@@ -151,7 +152,7 @@ class Records:
             await in_thread(self._lay, fresh, record, sync=True)
             if self._newest.get(vm_id) == number:
                 fresh.replace(path)
-                await in_thread(self._sync_names)
+                await in_thread(sync_directory, self._directory)
         except OSError as error:
             if self._newest.get(vm_id) == number:
                 raise _refused(vm_id, error) from error
@@ -223,13 +224,6 @@ class Records:
             if sync:
                 stream.flush()
                 os.fsync(stream.fileno())
-
-    def _sync_names(self) -> None:
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
     def delete(self, vm_id: str) -> None:
         """Forget a VM."""

@@ -15,6 +15,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from plasmavmc.errors import HostError
+from plasmavmc.host.files import sync_directory
 
 OF_A_FILE_SYSTEM = frozenset({"lost+found"})
 """What an empty directory may hold."""
@@ -96,11 +97,7 @@ def write_own(path: Path, text: str, uid: int, gid: int) -> None:
         stream.flush()
         os.fsync(descriptor)
     fresh.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)
 
 
 def beside(path: Path) -> Path:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import structlog
 
+from plasmavmc.host.files import sync_directory
 from plasmavmc.host.threads import in_thread
 
 FORMAT = 1
@@ -127,11 +128,7 @@ class AddressBook:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(path.parent)
         self._bytes = self._short = len(text)
         self._whole = True
         self._known.update(self._entries)

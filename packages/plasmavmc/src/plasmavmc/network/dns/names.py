@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
+from plasmavmc.host.files import sync_directory
 from plasmavmc.host.operations import Member
 
 FORMAT = 1
@@ -103,8 +104,4 @@ def _write(path: Path, data: bytes, *, sync: bool) -> None:
             os.fsync(file.fileno())
     fresh.replace(path)
     if sync:
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(path.parent)
