@@ -307,6 +307,28 @@ def keep_backup(unit: Unit, volume_id: str) -> Backup:
     return unit.tx.backups.update(there)
 
 
+def http_scope(
+    target: str, headers: Mapping[str, str], *, method: str = "GET", client: str = "127.0.0.1", spec: str = "2.3"
+) -> dict[str, Any]:
+    """A request as a server tells an application of it (ASGI, HTTP connection scope). From `spec` 2.4 on what is sent to who
+    has left raises `OSError`."""
+    path, _, query = target.partition("?")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": spec},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": query.encode(),
+        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
+        "client": (client, 1),
+        "server": ("127.0.0.1", 2),
+    }
+
+
 async def call_asgi(
     app: FastAPI,
     method: str,
@@ -332,20 +354,7 @@ async def call_asgi(
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
 
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "root_path": "",
-        "query_string": query.encode(),
-        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
-        "client": (client, 1),
-        "server": ("127.0.0.1", 2),
-    }
+    scope = http_scope(f"{path}?{query}", headers, method=method, client=client)
     await app(scope, receive, send)
     start = sent[0]
     answered = {name.decode(): value.decode("latin-1") for name, value in start["headers"]}

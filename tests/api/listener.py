@@ -9,7 +9,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from shellwego.drivers.clock.virtual import VirtualClock
-from tests.api.api_world import OWNER, World
+from tests.api.api_world import OWNER, World, http_scope
 
 
 class Listener:
@@ -24,21 +24,7 @@ class Listener:
         self.task = asyncio.ensure_future(self._run(world, path, sent))
 
     async def _run(self, world: World, path: str, headers: dict[str, str]) -> None:
-        url, _, query = path.partition("?")
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": "1.1",
-            "method": "GET",
-            "scheme": "http",
-            "path": url,
-            "raw_path": url.encode(),
-            "root_path": "",
-            "query_string": query.encode(),
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 2),
-        }
+        scope = http_scope(path, headers, spec="2.4")
 
         async def receive() -> dict[str, Any]:
             await self._leave.wait()

@@ -18,7 +18,7 @@ from shellwego.control.loops.outbox import relay_audit
 from shellwego.core.tenancy import Token
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.ports.streams import DuplexStream, StreamHandler, StreamRequest
-from tests.api.api_world import Answer, World, add_user, keep_backup, keep_volume, withdraw_grants
+from tests.api.api_world import Answer, World, add_user, http_scope, keep_backup, keep_volume, withdraw_grants
 from tests.api.listener import reach
 
 SECRET = f"pat_{'R' * 43}"
@@ -139,20 +139,7 @@ async def test_an_export_ends_with_the_right_to_it_and_without_its_last_line(
         await asyncio.Event().wait()
         raise AssertionError
 
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "path": "/v1/audit/export",
-        "raw_path": b"/v1/audit/export",
-        "root_path": "",
-        "query_string": b"",
-        "headers": [(b"authorization", f"Bearer {SECRET}".encode())],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 2),
-    }
+    scope = http_scope("/v1/audit/export", {"authorization": f"Bearer {SECRET}"})
     async with asyncio.timeout(10):
         await world.app(scope, receive, take)
     lines = [json.loads(line) for line in body.splitlines()]

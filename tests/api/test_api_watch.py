@@ -12,7 +12,7 @@ from shellwego.api.rest import pieces
 from shellwego.control.loops.outbox import relay
 from shellwego.control.loops.retention import prune_events
 from shellwego.drivers.clock.virtual import VirtualClock
-from tests.api.api_world import DOCUMENT, FOREIGN, OWNER, World
+from tests.api.api_world import DOCUMENT, FOREIGN, OWNER, World, http_scope
 from tests.api.listener import Listener, reach
 
 LISTS = [
@@ -129,20 +129,7 @@ async def test_a_reader_that_takes_nothing_is_cut_off(world: World, monkeypatch:
         await asyncio.Event().wait()
         raise AssertionError
 
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "path": path.partition("?")[0],
-        "raw_path": path.partition("?")[0].encode(),
-        "root_path": "",
-        "query_string": path.partition("?")[2].encode(),
-        "headers": [(b"authorization", f"Bearer {OWNER}".encode())],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 2),
-    }
+    scope = http_scope(path, {"authorization": f"Bearer {OWNER}"})
     async with asyncio.timeout(10):
         await world.app(scope, receive, stuck)
     assert len(sent) == 2
