@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -22,10 +21,8 @@ from shellwego.boot import backupcommands, backupfiles
 from shellwego.boot.backup import DATABASE, Place, create, restore
 from shellwego.boot.backupcommands import PASSPHRASE, backup
 from shellwego.boot.backupfiles import Backup, Manifest, Writer, open_backup
-from shellwego.boot.settings import UpSettings
 from shellwego.control.sealing import Sealer, keep
-from shellwego.control.unit import Control, Unit
-from shellwego.core.envelope import Label, SealedValue
+from shellwego.control.unit import Control
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError
 from shellwego.core.sensitive import Sensitive
 from shellwego.drivers.bus.memory import MemoryBus
@@ -33,79 +30,14 @@ from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.kms.local import FileKms
 from shellwego.drivers.store import dump, migrate
 from shellwego.drivers.store.location import Location, PostgresUrl, parse_url
-from shellwego.drivers.store.postgres import open_postgres
 from shellwego.drivers.store.schema import metadata
-from shellwego.drivers.store.sqlite import open_sqlite
 from shellwego.ports.store import Store
+from tests.boot.backup_world import BOUND, WORDS, World, opened, rows
 from tests.boot.interrupted_restore import KILLED
 from tests.contract.postgres_server import PostgresServer
-from tests.contract.store_samples import SAMPLES, user
+from tests.contract.store_samples import user
 
 ROOT = Path(__file__).resolve().parents[2]
-WORDS = Sensitive.of("correct horse battery staple")
-CONFIG = 'domain = "example.org"\n'
-BOUND = Label(purpose="test", subject="sec_x")
-
-
-class World:
-    """A platform's place, with everything in it, an empty place beside it, and a backup."""
-
-    def __init__(self, directory: Path, target: Location | None = None) -> None:
-        self.directory = directory
-        self.config = directory / "etc" / "config.toml"
-        self.here = self.place("here")
-        self.there = self.place("there", target)
-        self.backup = directory / "backup"
-
-    def place(self, name: str, location: Location | None = None) -> Place:
-        url = "" if location is None or isinstance(location, Path) else location.dsn
-        return Place(settings=UpSettings(data_dir=self.directory / name, database_url=url), config_file=self.config)
-
-    async def fill(self) -> None:
-        """A row in every table at least, and a secret."""
-        self.config.parent.mkdir()
-        self.config.write_text(CONFIG)
-        data = self.here.data_dir
-        (data / "db").mkdir(parents=True)
-        (data / "keys").mkdir()
-        (data / "installation").write_text("swg_0123456789abcdef0123\n")
-        kms = FileKms.open(data / "keys" / "master-keys.json")
-        store = opened(self.here.database)
-        control = Control(store, MemoryBus(), SystemClock())
-        sealing = await Sealer(control, kms).seal(Sensitive.of("a secret"), BOUND)
-
-        def work(unit: Unit) -> SealedValue:
-            for table, sample in SAMPLES.items():
-                getattr(unit.tx, table).insert(sample)
-            for number in range(600):
-                unit.tx.users.insert(user(f"{number}-“ü” 🐢"))
-            return keep(unit, sealing)
-
-        value = await control.commit(work)
-        (self.directory / "value").write_text(json.dumps([value.key_id, value.nonce.hex(), value.ciphertext.hex()]))
-        await store.close()
-
-    async def unsealed(self, place: Place) -> str:
-        """The secret, as the platform at this place opens it."""
-        key_id, nonce, ciphertext = json.loads((self.directory / "value").read_text())
-        sealed = SealedValue(key_id=key_id, nonce=bytes.fromhex(nonce), ciphertext=bytes.fromhex(ciphertext))
-        store = opened(place.database)
-        kms = FileKms.open(place.data_dir / "keys" / "master-keys.json")
-        try:
-            control = Control(store, MemoryBus(), SystemClock())
-            return (await Sealer(control, kms).unseal(sealed, BOUND)).reveal_text()
-        finally:
-            await store.close()
-
-
-def opened(location: Location) -> Store:
-    return open_sqlite(location, SystemClock()) if isinstance(location, Path) else open_postgres(location)
-
-
-def rows(location: Location) -> dict[str, list[bytes]]:
-    """All of a database."""
-    with dump.snapshot(location) as tables:
-        return {name: list(read()) for name, read in tables.items()}
 
 
 def one(directory: Path) -> Backup:
@@ -419,122 +351,6 @@ class TestWhatIsRefused:
         with pytest.raises(ConflictError) as caught:
             create(world.there, world.directory / "other", WORDS, now=5.0)
         assert caught.value.code == "schema-differs"
-
-
-def test_the_configuration_comes_back_and_never_over_another(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    world.config.parent.mkdir()
-    world.config.write_text(CONFIG)
-    world.here.data_dir.mkdir()
-    migrate.upgrade(_new(world.here))
-    create(world.here, world.backup, WORDS, now=5.0)
-    world.config.write_text("mine")
-    with pytest.raises(ConflictError) as caught:
-        restore(world.there, world.backup, WORDS)
-    assert (caught.value.code, world.config.read_text()) == ("file-differs", "mine")
-    world.config.unlink()
-    restore(world.there, world.backup, WORDS)
-    assert world.config.read_text() == CONFIG
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away, as only root can")
-def test_a_key_comes_back_as_its_users_own(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    key = tmp_path / "key.pem"
-    key.write_text("a key")
-    key.chmod(0o600)
-    shutil.chown(key, "nobody", "nogroup")
-    owned = key.stat()
-    world.here.data_dir.mkdir()
-    migrate.upgrade(_new(world.here))
-    here, there = (replace(place, settings=replace(place.settings, api_key=key)) for place in (world.here, world.there))
-    create(here, world.backup, WORDS, now=5.0)
-    key.unlink()
-    restore(there, world.backup, WORDS)
-    assert (key.read_text(), key.stat().st_mode & 0o777) == ("a key", 0o600)
-    assert (key.stat().st_uid, key.stat().st_gid) == (owned.st_uid, owned.st_gid)
-
-
-class TestAConfigurationThatNamesTheDatabase:
-    """As of a platform on PostgreSQL, restored elsewhere."""
-
-    OF_PRODUCTION = "postgresql://shellwego:secret@db.example/shellwego"
-
-    def made(self, directory: Path, database: str) -> World:
-        world = World(directory)
-        world.config.parent.mkdir()
-        world.config.write_text(f"[database]\n{database}\n")
-        world.here.data_dir.mkdir()
-        migrate.upgrade(_new(world.here))
-        create(world.here, world.backup, WORDS, now=5.0)
-        world.config.unlink()
-        return world
-
-    @pytest.mark.parametrize("way", ["url", "url_file"])
-    def test_does_not_lead_to_it_from_another_that_was_filled(self, tmp_path: Path, way: str) -> None:
-        file = tmp_path / "url"
-        file.write_text(self.OF_PRODUCTION)
-        file.chmod(0o600)
-        world = self.made(tmp_path, f'{way} = "{self.OF_PRODUCTION if way == "url" else file}"')
-        with pytest.raises(ConflictError) as caught:
-            restore(world.there, world.backup, WORDS)
-        assert (caught.value.code, "secret" in str(caught.value)) == ("database-differs", False)
-        assert not world.config.exists()
-        assert not world.there.data_dir.exists()
-        restore(world.there, world.backup, WORDS, configuration=False)
-        assert not world.config.exists()
-        assert len(rows(world.there.database)) == len(metadata.tables)
-
-    def test_comes_back_where_nothing_is_started_by_it(self, tmp_path: Path) -> None:
-        world = self.made(tmp_path, f'url_file = "{tmp_path / "missing"}"')
-        restore(world.there, world.backup, WORDS)
-        assert world.config.exists()
-
-    def test_comes_back_with_the_database_that_it_names(self, tmp_path: Path, postgres: PostgresServer) -> None:
-        target = postgres.new_database()
-        world = self.made(tmp_path, f'url = "{target.dsn}"')
-        restore(world.place("there", target), world.backup, WORDS)
-        assert world.config.exists()
-
-    def test_comes_back_with_its_database_though_that_is_reached_in_another_way(
-        self, tmp_path: Path, postgres: PostgresServer
-    ) -> None:
-        target = postgres.new_database()
-        world = self.made(tmp_path, f'url = "{target.dsn}"')
-        now = parse_url(f"{target.dsn}{'&' if '?' in target.dsn else '?'}sslmode=prefer")
-        restore(world.place("there", now), world.backup, WORDS)
-        assert world.config.exists()
-
-    def test_is_left_out_without_the_certificate_and_the_key(self, tmp_path: Path) -> None:
-        """Which no command gives."""
-        world = World(tmp_path)
-        world.config.parent.mkdir()
-        world.config.write_text(CONFIG)
-        key = tmp_path / "key.pem"
-        key.write_text("a key")
-        world.here.data_dir.mkdir()
-        migrate.upgrade(_new(world.here))
-        create(replace(world.here, settings=replace(world.here.settings, api_key=key)), world.backup, WORDS, now=5.0)
-        world.config.unlink()
-        key.unlink()
-        restore(world.there, world.backup, WORDS, configuration=False)
-        assert (key.read_text(), world.config.exists()) == ("a key", False)
-
-    def test_and_leaves_the_key_that_is_there_by_now(self, tmp_path: Path) -> None:
-        world = World(tmp_path)
-        key = tmp_path / "key.pem"
-        key.write_text("a key")
-        world.here.data_dir.mkdir()
-        migrate.upgrade(_new(world.here))
-        create(replace(world.here, settings=replace(world.here.settings, api_key=key)), world.backup, WORDS, now=5.0)
-        key.write_text("a newer one")
-        restore(world.there, world.backup, WORDS, configuration=False)
-        assert key.read_text() == "a newer one"
-
-
-def _new(place: Place) -> Path:
-    (place.data_dir / "db").mkdir()
-    return place.data_dir / DATABASE
 
 
 class TestTheCommand:

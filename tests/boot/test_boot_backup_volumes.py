@@ -32,7 +32,7 @@ from shellwego.control.vaults import Vaults
 from shellwego.core.assignments import NodeReport
 from shellwego.core.backups import Backup, BackupPhase, BackupState, ObservedBackup
 from shellwego.core.chunks import CHUNK_BYTES, VaultCipher
-from shellwego.core.errors import ConflictError, ShellWeGoError
+from shellwego.core.errors import ConflictError, ShellWeGoError, UnavailableError
 from shellwego.core.instances import Phase
 from shellwego.core.sensitive import Sensitive
 from shellwego.core.volumes import Presence, Volume, VolumeState
@@ -43,7 +43,7 @@ from shellwego.drivers.objects.directory import DirectoryObjects
 from shellwego.drivers.store.location import Location
 from shellwego.ports.objects import Objects
 from shellwego.ports.store import Transaction, eq
-from tests.boot.test_boot_backup import WORDS, opened
+from tests.boot.backup_world import WORDS, opened
 from tests.contract.postgres_server import PostgresServer
 from tests.contract.store_samples import FACTS, SAMPLES
 
@@ -345,6 +345,20 @@ class TestWhatIsRefused:
         (world.directory / "plain").rename(world.backup)
         self.refused(world, "no-volumes", "all")
         restore(world.there, world.backup, WORDS)
+
+
+def test_nothing_of_it_is_left_where_the_backups_of_the_volumes_cannot_be_let_go(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command is given again then, as is told."""
+
+    async def away(control: Control, backups: Iterable[Backup]) -> None:
+        raise UnavailableError("database-unavailable", "the database does not answer")
+
+    monkeypatch.setattr(platformvolumes, "let_go", away)
+    with Node(world.here), pytest.raises(UnavailableError):
+        create(world.here, world.directory / "second", WORDS, 6.0, ["all"])
+    assert not (world.directory / "second").exists()
 
 
 class TestABackupThatATenantDeletesMeanwhile:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from typing import Any
 
 from shellwego.boot.backupfiles import PLAIN, WITH_VOLUMES, Backup, Manifest, Writer, open_backup
 from shellwego.boot.backupvolumes import Holding, Keeper, holding, make_anew
+from shellwego.boot.configfile import values_of
 from shellwego.boot.databaseurl import read_url
 from shellwego.boot.masterkeys import KEY_DIRECTORY, KEY_FILE
 from shellwego.boot.restoring import (
@@ -111,7 +111,7 @@ def create(
     keys = place.data_dir / KEY_DIRECTORY / KEY_FILE
     form = WITH_VOLUMES if volumes else PLAIN
     manifest = Manifest(made_at=now, version=version("shellwego"), revision=migrate.HEAD, format=form)
-    with ExitStack() as end, made_whole(directory) as fresh:
+    with made_whole(directory) as fresh, ExitStack() as end:
         writer = Writer(fresh, manifest, passphrase)
         keeper = end.enter_context(Keeper(place.settings, place.database)) if volumes else None
         if keeper is not None:
@@ -174,8 +174,8 @@ def restore(
     Raises:
         InvalidError: `no-backup`, `wrong-passphrase`, `backup-damaged`; or as `backupvolumes.holding`.
         ConflictError: `backup-too-new`, `schema-too-new`; `not-empty`, `file-differs` or `database-not-empty`, there is
-            something already; `database-differs`, the configuration names another; `restore-unfinished`, of another
-            backup.
+            something already; `data-dir-differs`, `database-differs`, the configuration names another;
+            `restore-unfinished`, of another backup.
         PreflightError, UnavailableError: the repository for the volumes cannot be had.
         OSError: something cannot be written.
     """
@@ -189,7 +189,7 @@ def restore(
         files = {
             path: file for path, file in files.items() if path != str(place.config_file) and not Path(path).exists()
         }
-    _check_leads_to(database, place.config_file, files)
+    _check_leads_to(place, files)
     choice = chosen(backup.manifest, [each.volume_id for each in held.volumes])
     if not gone_on(place.data_dir, database, choice):
         check_room(place.data_dir)
@@ -208,22 +208,36 @@ def _check_known(backup: Backup) -> None:
         )
 
 
-def _check_leads_to(database: Location, config_file: Path, files: Files) -> None:
-    """Raises `ConflictError` where the platform would be started on another database by the configuration that comes with
-    it: most likely that of the platform which the backup is of. Both would run all of its apps, as one installation."""
+def _check_leads_to(place: Place, files: Files) -> None:
+    """Raises `ConflictError` where the platform would be started by the configuration that comes with it on another data
+    directory, which would be made anew, or on another database: most likely that of the platform which the backup is of.
+    Both would run all of its apps, as one installation."""
     try:
-        named = tomllib.loads(files[str(config_file)]["text"]).get("database", {})
-        path = Path(named["url_file"]) if "url_file" in named else None
-        url = read_url(UpSettings(database_url=named.get("url", ""), database_url_file=path))
-        other = parse_url(url) if url else database
-    except (KeyError, tomllib.TOMLDecodeError, InvalidError):
+        named = values_of(place.config_file, files[str(place.config_file)]["text"])
+    except (KeyError, InvalidError):
         return  # there is none, or one with which nothing is started
-    if _where(other) != _where(database):
+    directory = Path(str(named.get("data_dir") or place.data_dir)).absolute()
+    if directory != place.data_dir:
+        raise ConflictError(
+            "data-dir-differs",
+            f"the configuration in the backup names the data directory {directory}, and this would restore into "
+            f"{place.data_dir}",
+            resolution=f"Restore into that one, by --data-dir {directory}. Or leave the file out with --no-config; then "
+            f"write {place.config_file} anew.",
+        )
+    try:
+        path = Path(str(named["database_url_file"])) if "database_url_file" in named else None
+        url = read_url(UpSettings(database_url=str(named.get("database_url", "")), database_url_file=path))
+        database = parse_url(url) if url else place.database
+    except InvalidError:
+        return
+    if _where(database) != _where(place.database):
         raise ConflictError(
             "database-differs",
-            f"the configuration in the backup names the database {other}, and this would restore into {database}",
+            f"the configuration in the backup names the database {database}, and this would restore into {place.database}",
             resolution="Restore into that one, by --database-url-file. Or, for a drill, or where the database has another "
-            f"host now, leave the file out with --no-config; then write {config_file} anew, with this one in [database].",
+            f"host now, leave the file out with --no-config; then write {place.config_file} anew, with this one in "
+            "[database].",
         )
 
 

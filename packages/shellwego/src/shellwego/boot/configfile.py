@@ -32,8 +32,20 @@ def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
     if not path.exists():
         return {}
     try:
-        document = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidError("invalid-config", f"{path}: {error}") from error
+    values = values_of(path, text)
+    if has_password(str(values.get("database_url", ""))) and path.stat().st_mode & 0o004:
+        raise exposed(path)
+    return values
+
+
+def values_of(path: Path, text: str) -> dict[str, object]:
+    """What a configuration file of this text sets, as `config_file_values`."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise InvalidError("invalid-config", f"{path}: {error}") from error
     unknown = sorted(set(document) - {"up", *_OTHER_TABLES})
     if unknown:
@@ -66,8 +78,6 @@ def _database_values(path: Path, table: dict[str, object]) -> dict[str, object]:
     url = table.get("url")
     if not isinstance(url, str | None):
         raise InvalidError("invalid-setting", f"{path}: database.url is not a text")
-    if url and has_password(url) and path.stat().st_mode & 0o004:
-        raise exposed(path)
     return {f"database_{name}": value for name, value in table.items()}
 
 

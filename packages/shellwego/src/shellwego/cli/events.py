@@ -38,8 +38,7 @@ def events(session: Session, follow: bool, limit: int, since: str | None, kind: 
         return
     for event in found:
         _print(session, event)
-    seen = found[-1:] or newest
-    _follow(session, str(seen[0].seq) if seen else "0", kind, app)
+    _follow(session, str(max((event.seq for event in (*found, *newest)), default=0)), kind, app)
 
 
 def _last(session: Session, limit: int, kind: str | None, app: str | None, since: float | None) -> list[EventView]:
