@@ -17,3 +17,12 @@ async def until(look: Callable[[], Awaitable[T]], what: str, within_s: float = 6
         assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
         await asyncio.sleep(0.01)
     return seen
+
+
+async def eventually(look: Callable[[], T], what: str, within_s: float = 60.0) -> T:
+    """As `until`, where nobody has to be asked."""
+
+    async def seen() -> T:
+        return look()
+
+    return await until(seen, what, within_s)

@@ -480,6 +480,15 @@ class TestAHostThatIsToBeAnEdge:
             assert f"cannot listen on 0.0.0.0:{busy}" in await self.told(server, tmp_path)
             assert f"port {port} is free" in await self.told(server, tmp_path, "--http-port", port)
 
+    async def test_the_next_command_has_the_port_that_was_asked_for(self, server: Server, tmp_path: Path) -> None:
+        secret, fingerprint = await server.token(JoinWish(kind=MemberKind.EDGE))
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
+        directory = str(tmp_path / "edge")
+        line = [server.address.url, secret + fingerprint, "--edge", "--dir", directory, "--http-port", port]
+        ended = await asyncio.to_thread(CliRunner().invoke, join, line)
+        assert f"Next: swg install edge --dir {directory} --http-port {port}," in ended.output
+
     async def test_a_port_that_its_own_haproxy_has_is_no_obstacle(
         self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

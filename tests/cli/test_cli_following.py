@@ -109,6 +109,14 @@ def test_events_go_on_after_the_last_that_was_told(machine: Machine, api: HandMa
     assert ended.code == 1
 
 
+def test_events_of_a_type_go_on_after_the_newest_of_any(machine: Machine, api: HandMadeApi) -> None:
+    newest, found = (EventList(data=happened(number), pagination=view(Pagination)) for number in (90, 4))
+    api.answer("GET", "/v1/events", newest, found)
+    api.answer("GET", EVENTS, GONE)
+    assert texts(machine.swg("events", "-f", "--type", "app.created").out)
+    assert api.asked[-1].headers["Last-Event-ID"] == "90"
+
+
 def test_events_of_the_last_minute_are_not_all_that_there_are(machine: Machine, api: HandMadeApi) -> None:
     some = EventList(data=happened(41), pagination=view(Pagination))
     api.answer("GET", "/v1/events", some, EventList(data=[], pagination=view(Pagination)))

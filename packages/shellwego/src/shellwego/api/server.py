@@ -6,18 +6,22 @@ The server installs no signal handlers and no logging of its own: both belong to
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 
 from shellwego.api.origins import Origins
 from shellwego.api.protocol import BoundedHttp, BoundedSocket, Shared
 from shellwego.api.rest.app import leave, stop
+from shellwego.core.troubles import Troubles
 
 GRACE_S = 5.0
 HANDSHAKE_S = 5.0
@@ -26,6 +30,10 @@ _MAX_CONNECTIONS = 4096
 _AT_ONCE = 64
 """So many are taken before anything else has its turn."""
 _BREATHER_S = 0.05
+_SPENT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What a host or process without descriptors or memory answers: clients wait until some are free."""
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self.server_state: Shared = Shared()
         self.origins = origins
+        self._troubles = Troubles()
         self._open: set[asyncio.Task[None]] = set()
         """Who takes connections, and handshakes under way."""
 
@@ -82,13 +91,20 @@ class _Server(uvicorn.Server):
         while True:
             try:
                 connection, address = await loop.sock_accept(listener)
-            except OSError:  # no descriptor is free, or the client left
+            except OSError as error:  # no descriptor is free, or the client left
+                self._tell(error)
                 await asyncio.sleep(_BREATHER_S)
                 continue
             self._admit(connection, str(address[0]))
             for another, source in _waiting(listener):
                 self._admit(another, source)
             await asyncio.sleep(0)  # a flood of connections leaves room for the rest
+
+    def _tell(self, error: OSError) -> None:
+        if error.errno not in _SPENT:
+            return
+        if trouble := self._troubles.failed("accept", str(error), time.monotonic()):
+            _log.warning("api.connections_wait", reason=str(error), **trouble.fields)
 
     def _admit(self, connection: socket.socket, source: str) -> None:
         leave = self.origins.enter(source)

@@ -77,9 +77,10 @@ def join(
     except ShellWeGoError as error:
         raise UpFailure(error) from error
     command = "edge" if edge else "agent"
-    place = f" --dir {directory}" if directory != default else ""
+    options = f" --dir {directory}" if directory != default else ""
+    options += f" --http-port {http_port}" if edge and http_port else ""
     click.echo(
         f"This host is the {member.kind} {member.name} ({member.id}) in {member.region}/{member.zone}"
         + (f", with {member.subnet} for its VMs" if member.subnet else "")
-        + f".\nNext: swg install {command}{place}, or in the foreground: swg {command}{place}"
+        + f".\nNext: swg install {command}{options}, or in the foreground: swg {command}{options}"
     )

@@ -131,7 +131,7 @@ def backup_policy(
             raise click.UsageError("--off goes with no other option.")
         session.client.remove_backup_policy(name, project=session.project)
         session.say(f"{name} is backed up by itself no more")
-        show_removed(session, name)
+        show_removed(session, f"{name}/backup-policy")
         return
     if wish:
         _show_policy(session, session.client.set_backup_policy(name, BackupPolicyBody(**wish), project=session.project))
