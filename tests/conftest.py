@@ -27,7 +27,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    """An empty database of each kind. In memory each time, and the real ones by night, for each fact costs an fsync there;
+    """An empty database of each kind. In memory each time, and the real ones nightly, for each fact costs an fsync there;
     a test marked `databases` runs on all of them each time, or on those that its mark names.
     """
     match request.param:
@@ -47,12 +47,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     mark = metafunc.definition.get_closest_marker("databases")
     always = (mark.args or ALL) if mark else ("memory",)
-    by_night = SQL if not mark and metafunc.config.getoption("--nightly") else ()
-    metafunc.parametrize("database", [*always, *by_night], indirect=True)
+    nightly = SQL if not mark and metafunc.config.getoption("--nightly") else ()
+    metafunc.parametrize("database", [*always, *nightly], indirect=True)
 
 
-_LONGEST_BY_NIGHT_S = 2 * 3600
-"""Some play for long; by day what takes longer than `timeout` of `pyproject.toml` hangs."""
+_LONGEST_NIGHTLY_S = 2 * 3600
+"""Some play for long; otherwise what takes longer than `timeout` of `pyproject.toml` hangs."""
 _SECOND_TRIES = 10
 """More than these fail where something is broken."""
 
@@ -78,7 +78,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = _failed_last(config, items)
     if config.getoption("--nightly"):
         for item in items:
-            item.add_marker(pytest.mark.timeout(_LONGEST_BY_NIGHT_S))
+            item.add_marker(pytest.mark.timeout(_LONGEST_NIGHTLY_S))
         return
     skip = pytest.mark.skip(reason="only with --nightly")
     for item in items:

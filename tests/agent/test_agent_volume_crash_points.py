@@ -19,7 +19,7 @@ Play = Callable[[Path, int | None], Awaitable[int]]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each fourth step, and by night all."""
+    """Each fourth step; nightly all of them."""
     if "nth" in metafunc.fixturenames:
         nightly = metafunc.config.getoption("--nightly")
         metafunc.parametrize("nth", [1] if nightly else [4])

@@ -237,7 +237,7 @@ def test_and_so_it_is_where_the_receiver_is_killed(world: World, table: Table) -
 
 
 def test_a_snapshot_in_whose_middle_the_platform_is_killed_holds_what_was_acknowledged(tmp_path: Path) -> None:
-    """One host, one step: what is left of the above by day."""
+    """One host, one step: what is left of the above each time."""
     with scratch_platform() as platform:
         load_recorder(platform, tmp_path)
         platform.swg("volumes", "create", "data", "--size", "64m")

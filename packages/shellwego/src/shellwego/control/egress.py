@@ -1,6 +1,6 @@
 """What apps may open connections to: changed at once for what runs, without a release.
 
-It travels with the assignments (`control.nodes.workload`); the nodes that have something of the app are hinted.
+It travels with the assignments (`control.assignments.workload`); the nodes that have something of the app are hinted.
 """
 
 from __future__ import annotations
