@@ -6,7 +6,6 @@ devices) by its own init, then its vCPUs. It must never be left standing.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ import structlog
 
 from plasmavmc.errors import ConflictError, PlasmaError
 from plasmavmc.guest.api import GuestCard, GuestChannel
-from plasmavmc.host.threads import in_thread
+from plasmavmc.host.threads import in_thread, to_its_end
 from plasmavmc.hypervisor.backend import HypervisorBackend, Suspendable
 from plasmavmc.parts import EngineParts
 from plasmavmc.types import VmHandle, VmSpec
@@ -83,12 +82,7 @@ async def standing_still(
 async def go_on(backend: SuspendableBackend, handle: VmHandle, channel: GuestChannel, parts: EngineParts) -> None:
     """Let a VM that stood still, or was about to, run on with the right time. One that cannot is ended. Who is
     cancelled meanwhile waits all the same: nothing must be left standing."""
-    going = asyncio.create_task(_go_on(backend, handle, channel, parts))
-    try:
-        await asyncio.shield(going)
-    except asyncio.CancelledError:
-        await asyncio.wait({going})
-        raise
+    await to_its_end(_go_on(backend, handle, channel, parts))
 
 
 async def _go_on(backend: SuspendableBackend, handle: VmHandle, channel: GuestChannel, parts: EngineParts) -> None:
