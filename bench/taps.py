@@ -2,7 +2,7 @@
 checked, on a host with no other tap and on one with 500.
 
 The ways run side by side, each with a helper in a namespace of its own; the firewall's, which has nothing to attach, is
-the floor. Before each measured set-up a tap is made ahead, as a platform does in peace; how long one takes without is told.
+the floor. Before each measured set-up a tap is made ahead, as a platform does when idle; how long one takes without is told.
 """
 
 from __future__ import annotations

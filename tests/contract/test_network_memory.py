@@ -210,9 +210,9 @@ async def test_what_passed_a_vms_tap_is_told_while_it_has_one() -> None:
     host.close()
 
 
-async def test_taps_are_made_ahead_in_peace_until_there_are_enough() -> None:
+async def test_taps_are_made_ahead_when_idle_until_there_are_enough() -> None:
     host = MortalTaps(CONFIGURATION)
-    backend = BridgeNetwork(host, NAMES, SUBNET, FakeClock(), peace_s=0)
+    backend = BridgeNetwork(host, NAMES, SUBNET, FakeClock(), idle_s=0)
     await backend.configure_bridge()
     await settled()
     assert host.made_ahead == 2

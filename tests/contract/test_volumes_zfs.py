@@ -58,8 +58,8 @@ def content(dataset: str) -> set[str]:
 
 @pytest.mark.nightly
 class TestZfsVolumes(VolumesContract):
-    """All of the contract; a few behaviours of it each time, below. What a full disk does is not among them: on one, and at a
-    quota, the daemon of zfs-fuse 0.7 dies."""
+    """All of the contract; a few behaviours of it each time, below. What a full disk does is not among them: on one, and at
+    a quota, the daemon of zfs-fuse 0.7 dies."""
 
 
 class TestZfsVolumesByDay:

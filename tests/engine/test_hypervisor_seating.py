@@ -39,8 +39,8 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_one_is_made_in_peace_and_of_the_kind_that_was_asked_for_last(host: MemoryHost) -> None:
-    seating = Seating(host, peace_s=0)
+async def test_one_is_made_when_the_host_is_idle_and_of_the_kind_that_was_asked_for_last(host: MemoryHost) -> None:
+    seating = Seating(host, idle_s=0)
     seating.later(kvm=True)
     seating.later(kvm=False)
     await settled()
@@ -48,7 +48,7 @@ async def test_one_is_made_in_peace_and_of_the_kind_that_was_asked_for_last(host
 
 
 async def test_none_is_made_while_a_vm_starts(host: MemoryHost) -> None:
-    seating = Seating(host, peace_s=0)
+    seating = Seating(host, idle_s=0)
     seating.later(kvm=False)
     seating.put_off()
     await settled()
@@ -57,7 +57,7 @@ async def test_none_is_made_while_a_vm_starts(host: MemoryHost) -> None:
 
 async def test_a_host_that_refuses_does_no_harm() -> None:
     host = Refusing(HelperConfiguration("swg_seating", 1, 1))
-    seating = Seating(host, peace_s=0)
+    seating = Seating(host, idle_s=0)
     for _ in range(2):
         seating.later(kvm=False)
         await settled()
@@ -65,7 +65,7 @@ async def test_a_host_that_refuses_does_no_harm() -> None:
 
 
 async def test_none_is_made_once_the_engine_ends_whatever_starts_still(host: MemoryHost) -> None:
-    seating = Seating(host, peace_s=0)
+    seating = Seating(host, idle_s=0)
     machine = QemuMachine("/usr/bin/qemu-system-x86_64", "i1", Acceleration.TCG, tsc_khz=2_596_000)
     backend = KvmBackend(host, machine, seating=seating)
     backend.use(machine)

@@ -12,14 +12,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from plasmavmc.guest.logs import KEPT_S
-from plasmavmc.server import assembly
+from plasmavmc.server import upkeep
 from plasmavmc.types import vm_key
 from tests.engine.engine_rig import EngineRig
 
 
 @asynccontextmanager
 async def keeping_up(rig: EngineRig, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[asyncio.Task[None]]:
-    monkeypatch.setattr(assembly, "SWEEP_EVERY_S", 0.001)
+    monkeypatch.setattr(upkeep, "SWEEP_EVERY_S", 0.001)
     manager = rig.manager()
     await manager.recover()
     for name in ("gone", "there"):
@@ -29,7 +29,7 @@ async def keeping_up(rig: EngineRig, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
         while not manager.get(f"vm_{name}").status.reason:
             revision = await manager.changed(revision)
     await manager.delete("vm_gone")
-    task = asyncio.create_task(assembly.keep_up(manager, rig.parts, 0, asyncio.Event().wait))
+    task = asyncio.create_task(upkeep.keep_up(manager, rig.parts, 0, asyncio.Event().wait))
     try:
         yield task
     finally:

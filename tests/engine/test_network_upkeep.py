@@ -18,16 +18,16 @@ from plasmavmc.images.store import ImageStore
 from plasmavmc.manager import VmManager
 from plasmavmc.network.memory import MemoryNetwork
 from plasmavmc.parts import EngineParts
-from plasmavmc.server import assembly
+from plasmavmc.server import upkeep
 
 
 async def test_rules_and_tunnels_are_each_told_by_their_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assembly, "HEAL_EVERY_S", 0.0)
+    monkeypatch.setattr(upkeep, "HEAL_EVERY_S", 0.0)
     network = MemoryNetwork(HostNames.of("ins_a"), IPv4Network("10.64.16.0/20"), lambda: 0.0)
     network.wiped = "the table"
     network.tunnels_fail_with = HostError("no-tunnel", "the device is gone")
     with capture_logs() as said:
-        keeping = asyncio.create_task(assembly.keep_whole(network))
+        keeping = asyncio.create_task(upkeep.keep_whole(network))
         async with asyncio.timeout(10):
             while len(said) < 2:  # noqa: ASYNC110 - a log line wakes nobody
                 await asyncio.sleep(0)
@@ -57,8 +57,8 @@ class FailingImages(ImageStore):
 async def test_images_that_cannot_be_collected_and_a_resolver_that_cannot_be_kept_leave_the_rules_healed_and_are_tried_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
 ) -> None:
-    monkeypatch.setattr(assembly, "HEAL_EVERY_S", 0.0)
-    monkeypatch.setattr(assembly, "COLLECT_EVERY_S", 0.0)
+    monkeypatch.setattr(upkeep, "HEAL_EVERY_S", 0.0)
+    monkeypatch.setattr(upkeep, "COLLECT_EVERY_S", 0.0)
     network = MemoryNetwork(HostNames.of("ins_a"), IPv4Network("10.64.16.0/20"), lambda: 0.0)
     images, resolving = FailingImages(tmp_path, error), False
 
@@ -70,7 +70,7 @@ async def test_images_that_cannot_be_collected_and_a_resolver_that_cannot_be_kep
         await asyncio.Event().wait()
 
     parts = cast(EngineParts, SimpleNamespace(network=network, images=images))
-    keeping = asyncio.create_task(assembly.keep_up(cast(VmManager, SimpleNamespace()), parts, 1, resolver))
+    keeping = asyncio.create_task(upkeep.keep_up(cast(VmManager, SimpleNamespace()), parts, 1, resolver))
     await until(lambda: images.collected, keeping)
     network.wiped = "the table"
     await until(lambda: not network.wiped, keeping)

@@ -20,7 +20,7 @@ from plasmavmc.images.limits import ImageLimits
 from plasmavmc.images.pull import pull
 from plasmavmc.images.source import BlobRef
 from plasmavmc.images.store import BuiltImage, ImageStore
-from plasmavmc.server.assembly import keep_within
+from plasmavmc.server.upkeep import keep_within
 from plasmavmc.types import MIB
 from tests.contract.images_samples import (
     MemorySource,

@@ -20,9 +20,9 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
+from plasmavmc.host.idle import IDLE_S, WhenIdle
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import PLAINLY, Guarding, Host, Peer, Reach, Routed, Source, TapRequest
-from plasmavmc.host.peace import PEACE_S, InPeace
 from plasmavmc.host.ports import NOTHING_PUBLISHED, PublishedPort, PublishSite
 from plasmavmc.network.addressbook import AddressBook
 from plasmavmc.network.backend import NO_NAMES, Attachment, NameService
@@ -46,7 +46,7 @@ class BridgeNetwork:
         *,
         reach: Reach = PLAINLY,
         publish: PublishSite = NOTHING_PUBLISHED,
-        peace_s: float = PEACE_S,
+        idle_s: float = IDLE_S,
         connections: int = 0,
         web_port: int = 0,
         book: AddressBook | None = None,
@@ -69,7 +69,7 @@ class BridgeNetwork:
         """Taps of VMs that may send at a rate only, by key: such a limit does not end with its tap."""
         self._cannot_limit = "its bridge is not configured yet"
         self._guarding = Guarding("nft", self._cannot_limit)
-        self._ahead = InPeace("tap", peace_s)
+        self._ahead = WhenIdle("tap", idle_s)
 
     @property
     def cannot_limit(self) -> str:

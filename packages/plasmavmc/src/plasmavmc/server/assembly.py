@@ -6,7 +6,6 @@ beside, QEMU's first, when its result is not cached yet: VMs wait for it, and th
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from plasmavmc.blanks import Blanks
-from plasmavmc.errors import CapacityError, HostError, PlasmaError
+from plasmavmc.errors import CapacityError, HostError
 from plasmavmc.guest.boot import load_assets
 from plasmavmc.guest.filesystem import volume_template
 from plasmavmc.guest.logs import LogStore
@@ -38,7 +37,6 @@ from plasmavmc.images.source import BlobSource
 from plasmavmc.images.store import ImageStore
 from plasmavmc.manager import VmManager
 from plasmavmc.network.addressbook import AddressBook
-from plasmavmc.network.backend import NetworkBackend
 from plasmavmc.network.bridge import BridgeNetwork
 from plasmavmc.network.dns.keeper import ResolverKeeper
 from plasmavmc.network.dns.probing import answers
@@ -48,13 +46,12 @@ from plasmavmc.network.limits import connections_per_vm, tracked_connections
 from plasmavmc.network.members import Members
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import Records
+from plasmavmc.server.upkeep import Upkeep, keep_up
 from plasmavmc.snapshots.files import SnapshotStore
 from plasmavmc.storage.choose import choose_storage
 from plasmavmc.storage.volumes.choose import open_volumes
 from plasmavmc.volumes import Volumes
 
-HEAL_EVERY_S = 5.0
-"""How long a node may be without its rules where others take them away."""
 _OWN_ADDRESSES = 3
 """Of a subnet: network, gateway, broadcast."""
 _TRIES = 20
@@ -63,11 +60,6 @@ _TRIES = 20
 Probe = Callable[[], Coroutine[None, None, None]]
 """Finds out what boots on this host and offers it; to be run beside, after the first sweep."""
 
-
-Upkeep = Callable[[], Coroutine[None, None, None]]
-"""Does for ever what has to be done from time to time; to be run beside."""
-COLLECT_EVERY_S = 600.0
-SWEEP_EVERY_S = 600.0
 _UNKILLABLE = (
     "It waits for a disk that does not answer. What its VM has on this host stays until a start after its end."
 )
@@ -257,69 +249,6 @@ async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobSource | No
         subnet=subnet,
         max_vms=subnet.num_addresses - _OWN_ADDRESSES,
     )
-
-
-async def keep_up(manager: VmManager, parts: EngineParts, image_budget: int, resolver: Upkeep) -> None:
-    """All that has to be done from time to time, for ever. Of one part's failure another hears nothing."""
-    async with asyncio.TaskGroup() as group:
-        group.create_task(for_ever("resolver", resolver), name="resolver")
-        group.create_task(for_ever("rules", partial(keep_whole, parts.network)), name="rules")
-        group.create_task(for_ever("logs", partial(keep_swept, manager)), name="logs")
-        if image_budget:
-            group.create_task(for_ever("images", partial(keep_within, parts.images, image_budget)), name="images")
-
-
-async def for_ever(name: str, upkeep: Upkeep) -> None:
-    """Begin anew what fails in a way that it does not know of: nobody else would."""
-    while True:
-        try:
-            await upkeep()
-        except Exception:  # whatever it is, what others took away must be put back
-            log.exception("upkeep.failed", part=name)
-        await asyncio.sleep(HEAL_EVERY_S)
-
-
-async def keep_whole(network: NetworkBackend) -> None:
-    """Put the firewall's rules back where others of this host took them away, and tunnels that have ended, for ever."""
-    while True:
-        await asyncio.sleep(HEAL_EVERY_S)
-        try:
-            if missing := await network.heal():
-                log.warning("network.rules_put_back", reason=missing)
-        except PlasmaError as error:
-            log.error("network.rules_missing", reason=str(error))
-        try:
-            await network.heal_tunnels()
-        except PlasmaError as error:
-            log.error("network.tunnels_missing", reason=str(error))
-
-
-async def keep_swept(manager: VmManager) -> None:
-    """Remove the logs of VMs that ended long ago, for ever."""
-    told = False
-    while True:
-        await asyncio.sleep(SWEEP_EVERY_S)
-        try:
-            removed = await manager.sweep_logs()
-        except Exception as error:  # noqa: BLE001 - logs that stay are no reason to end what else is kept up
-            if not told:
-                log.warning("logs.not_swept", reason=str(error))
-            told = True
-        else:
-            told = False
-            if removed:
-                log.info("logs.swept", logs=removed)
-
-
-async def keep_within(images: ImageStore, budget_bytes: int) -> None:
-    """Keep built images within a budget, for ever. Those that VMs run from stay, and those that were just built."""
-    while True:
-        try:
-            if won := await images.collect(budget_bytes):
-                log.info("images.collected", bytes=won)
-        except (PlasmaError, OSError) as error:  # the disk may be better the next time
-            log.warning("images.not_collected", reason=str(error))
-        await asyncio.sleep(COLLECT_EVERY_S)
 
 
 async def _offer_qemu(registry: HypervisorRegistry, host: Host, site: QemuSite) -> tuple[Probe, ...]:

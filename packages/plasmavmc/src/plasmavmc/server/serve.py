@@ -27,7 +27,7 @@ from plasmavmc.host.installation import Installation
 from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.policy import RegistryPolicy
 from plasmavmc.rpc.gate import Gate
-from plasmavmc.server.assembly import Engine, EngineSite, for_ever, open_engine
+from plasmavmc.server.assembly import Engine, EngineSite, open_engine
 from plasmavmc.server.authorizer import PolicyAuthorizer, PolicyFile
 from plasmavmc.server.catalogue import Catalogue
 from plasmavmc.server.engine import EngineVms
@@ -38,6 +38,7 @@ from plasmavmc.server.node import EngineNode, NodeSite
 from plasmavmc.server.services import EngineServices
 from plasmavmc.server.settings import ServerTls, ServeSettings
 from plasmavmc.server.transport import ROOT_UID, listen_tls, listen_unix, socket_of
+from plasmavmc.server.upkeep import for_ever
 
 END_GRACE_S = 2.0
 """For calls under way at the end; watches and logs never end by themselves."""

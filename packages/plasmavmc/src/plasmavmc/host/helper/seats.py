@@ -1,7 +1,7 @@
 """Seats: processes that wait, in their cages, to become a VMM.
 
 Theory. Most of what a spawn takes is the same for every VMM: a lease, a fork, joining a cgroup (the kernel waits for a grace
-period of RCU), a cage. So it is done ahead, in a time of peace, and `vm_spawn` only hands over a command line and
+period of RCU), a cage. So it is done ahead, while the host is idle, and `vm_spawn` only hands over a command line and
 descriptors, for the process to become its program: one or two milliseconds instead of thirty.
 
 A seat is nobody's VM. It is no process of root's either: before it says that it is ready it has joined its cgroup, entered

@@ -18,7 +18,8 @@ from plasmavmc.host.ports import NOTHING_PUBLISHED, PublishSite
 from plasmavmc.manager import VmManager
 from plasmavmc.network.backend import NetworkBackend
 from plasmavmc.network.dns.keeper import ResolverKeeper
-from plasmavmc.server.assembly import Probe, Upkeep
+from plasmavmc.server.assembly import Probe
+from plasmavmc.server.upkeep import Upkeep
 from plasmavmc.types import CopyTarget, ExecSpec, Vm
 from shellwego.core.destinations import Destination
 from shellwego.core.names import NetworkNames

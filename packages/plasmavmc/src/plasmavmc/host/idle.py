@@ -1,4 +1,4 @@
-"""Something made ahead for the next start of a VM, in a quiet time.
+"""Something made ahead for the next start of a VM, when the host is idle.
 
 Theory. Making it takes as much time as it saves the start. So it is made a while after the last start, when that VM has
 had the processors, and never while one start follows another. A start that finds nothing made ahead is an ordinary one.
@@ -13,23 +13,23 @@ import structlog
 
 from plasmavmc.errors import PlasmaError
 
-PEACE_S = 0.25
+IDLE_S = 0.25
 """After the last start."""
 
-log = structlog.get_logger("plasmavmc.peace")
+log = structlog.get_logger("plasmavmc.idle")
 
 
-class InPeace:
-    """Has `make` called when nothing was started for `peace_s`, and again after each time that it says so."""
+class WhenIdle:
+    """Has `make` called when nothing was started for `idle_s`, and again after each time that it says so."""
 
-    def __init__(self, what: str, peace_s: float = PEACE_S) -> None:
+    def __init__(self, what: str, idle_s: float = IDLE_S) -> None:
         self._what = what
-        self._peace_s = peace_s
+        self._idle_s = idle_s
         self._task: asyncio.Task[None] | None = None
         self._over = False
 
     def later(self, make: Callable[[], Awaitable[bool]]) -> None:
-        """Call it when there is peace; what was planned before is forgotten."""
+        """Call it when the host is idle; what was planned before is forgotten."""
         self.put_off()
         if not self._over:
             self._task = asyncio.create_task(self._make(make), name=self._what)
@@ -48,9 +48,9 @@ class InPeace:
     async def _make(self, make: Callable[[], Awaitable[bool]]) -> None:
         more = True
         while more:
-            await asyncio.sleep(self._peace_s)
+            await asyncio.sleep(self._idle_s)
             try:
                 more = await make()
             except PlasmaError as error:  # the next start goes the long way, and says what is wrong with it
-                log.info("peace.not_made", what=self._what, reason=str(error))
+                log.info("idle.not_made", what=self._what, reason=str(error))
                 return
