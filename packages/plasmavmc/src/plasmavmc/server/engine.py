@@ -213,13 +213,13 @@ class EngineVms:
 
     def _check_macs(self, spec: VmSpec) -> None:
         taken = {
-            network.mac
+            network.actual_mac
             for vm in self._manager.list_vms()
             if vm.status.state not in ENDED
             for network in vm.spec.networks
         }
         for index, network in enumerate(spec.networks):
-            if network.mac in taken:
+            if network.actual_mac in taken:
                 raise InvalidSpecError(f"networks[{index}].mac", "another VM of this host has it")
 
     # Inside and outside
