@@ -67,6 +67,17 @@ async def test_who_cannot_have_an_id_hears_so_though_its_vm_is_being_restarted(d
         await restart
 
 
+async def test_a_vm_that_is_being_restarted_is_deleted_now(deaf: RpcRig) -> None:
+    async with deaf.client("operator") as client:
+        restart = await restarting(deaf, client)
+        async with asyncio.timeout(AT_ONCE_S):
+            await client.vms.delete("vm_one")
+            await restart
+        with pytest.raises(NotFoundError):
+            await client.vms.get("vm_one")
+        assert not deaf.engine.vmms.known()
+
+
 # Those that wait for each other
 
 

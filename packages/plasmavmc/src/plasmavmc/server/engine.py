@@ -146,6 +146,8 @@ class EngineVms:
 
     async def delete(self, vm_id: str) -> None:
         owner = self._owner(vm_id)
+        if owner is not None and self._locks.is_held(vm_id):
+            await self._manager.stop(vm_id, 0)  # a restart that is under way would give the guest all its grace
         async with self._locks.hold(vm_id):
             if self._owner(vm_id) == owner:
                 await self._manager.delete(vm_id)
