@@ -42,6 +42,9 @@ class Bench:
         self.done: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.undone = asyncio.Event()
+        """Work that is cancelled ends when this is set."""
+        self.undone.set()
 
     async def start(
         self, request_id: str, vm_id: str = "vm_1", *, who: str = "ci", fails: bool = False, abandon: bool = False
@@ -52,7 +55,11 @@ class Bench:
 
         async def work() -> types_pb2.Vm:
             await call.admit(ACME, vm_id)
-            await self.gate.wait()
+            try:
+                await self.gate.wait()
+            except asyncio.CancelledError:
+                await self.undone.wait()
+                raise
             self.done.append(vm_id)
             if fails:
                 raise CapacityError("full", "no room")
@@ -171,6 +178,24 @@ async def test_work_that_may_be_abandoned_ends_with_its_last_caller(bench: Bench
     assert bench.done == []
     await bench.start("r1", abandon=True)
     assert len(bench.done) == 1
+
+
+async def test_a_repetition_of_what_was_abandoned_waits_for_its_end_and_begins_anew(bench: Bench) -> None:
+    bench.gate.clear()
+    bench.undone.clear()
+    first = bench.begin("r1", abandon=True)
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.sleep(0)
+    again = [bench.begin("r1", abandon=True) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in again)
+    bench.gate.set()
+    bench.undone.set()
+    answers = await asyncio.gather(*again)
+    assert [answer.spec.id for answer in answers] == ["vm_1/1", "vm_1/1"]
+    await asyncio.gather(first, return_exceptions=True)
+    assert first.cancelled()
 
 
 async def test_an_answer_is_forgotten_after_a_day(bench: Bench) -> None:

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from plasmavmc.manager import VmManager
 from plasmavmc.rpc.client import EngineClient
 from plasmavmc.states import ENDED, VmState
-from plasmavmc.types import PublishedPort, Vm
+from plasmavmc.types import ForkIdentity, PublishedPort, Vm
 from tests.rpc.rpc_rig import RpcRig, running
 from tests.waiting import until
 
@@ -40,12 +40,12 @@ async def published(rig: RpcRig, client: EngineClient, *command: str) -> int:
     return port
 
 
-async def reached(client: EngineClient, *states: VmState) -> None:
+async def reached(client: EngineClient, *states: VmState, vm_id: str = "vm_one") -> None:
     async def look() -> Vm | None:
-        vm = await client.vms.get("vm_one")
+        vm = await client.vms.get(vm_id)
         return vm if vm.status.state in states else None
 
-    await until(look, f"vm_one is one of {states}")
+    await until(look, f"{vm_id} is one of {states}")
 
 
 @dataclass
@@ -162,3 +162,28 @@ async def test_a_vm_whose_port_was_anothers_when_the_server_came_back_is_restart
                 await client.vms.restart("vm_one")
             assert [line["vm"] for line in said if line["event"] == "port not published"] == ["vm_one"]
             await reached(client, VmState.RUNNING)
+
+
+async def test_a_copy_takes_no_port_of_its_origin(rig: RpcRig) -> None:
+    async with rig.client("operator") as client:
+        port = PublishedPort(free_port(), 80)
+        await client.vms.create(replace(rig.spec(), env={}, snapshot_safe=True, published=(port,)), start=True)
+        await reached(client, VmState.RUNNING)
+        [copy] = await client.vms.fork("vm_one", [ForkIdentity("vm_copy", "copy")])
+        assert copy.spec.published == ()
+        await reached(client, VmState.RUNNING, vm_id="vm_copy")
+        await client.vms.stop("vm_copy")
+        await client.vms.restart("vm_copy")
+        await reached(client, VmState.RUNNING, vm_id="vm_copy")
+        assert (await client.vms.get("vm_one")).spec.published == (port,)
+    rig.vms._ports.aclose()
+    await rig.manager.close(keep_vms=True)
+    with capture_logs() as said:
+        async with running(engine=rig.engine) as after:
+            assert [vm.spec.id for vm in after.manager.list_vms() if vm.spec.published] == ["vm_one"]
+
+            async def open_again() -> bool:
+                return await is_open(port.host_port)
+
+            await until(open_again, "it is published again")
+    assert not [line for line in said if line["event"] == "port not published"]

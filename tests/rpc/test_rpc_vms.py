@@ -326,6 +326,25 @@ async def test_two_vms_do_not_get_one_mac_address(rig: RpcRig) -> None:
         assert refused.value.field == "spec.networks[0].mac"
 
 
+async def test_a_copy_has_a_mac_address_of_its_own_which_no_other_vm_gets(rig: RpcRig) -> None:
+    async with rig.client("operator") as client:
+        await client.vms.create(replace(rig.spec(), snapshot_safe=True), start=True)
+        await reached(client, "vm_one", VmState.RUNNING)
+        await client.vms.fork("vm_one", [ForkIdentity(f"vm_{name}", name) for name in ("left", "right")])
+        for vm_id in ("vm_left", "vm_right"):
+            await reached(client, vm_id, VmState.RUNNING)
+        await client.vms.stop("vm_left")
+        await client.vms.restart("vm_left")
+        await reached(client, "vm_left", VmState.RUNNING)
+        assert rig.engine.network.rules is not None
+        macs = {member.mac for member in rig.engine.network.rules.members}
+        assert len(macs) == 3
+        for mac in macs:
+            spec = rig.spec("thief")
+            with pytest.raises(InvalidSpecError, match="another VM"):
+                await client.vms.create(replace(spec, networks=(replace(spec.networks[0], mac=mac),)))
+
+
 async def test_an_id_that_is_taken_is_told_as_taken(rig: RpcRig) -> None:
     async with rig.client("operator") as client:
         await client.vms.create(rig.spec())

@@ -32,12 +32,18 @@ from plasmavmc.types import ForkIdentity, VmSpec
 
 
 def copy_of(spec: VmSpec, identity: ForkIdentity) -> VmSpec:
-    """The specification of a copy: the origin's, with its own names and its own place in the network."""
+    """The specification of a copy: the origin's, with its own names and its own place in the network. It publishes no ports:
+    one of the host leads to one VM, and those stay the origin's."""
     networks = tuple(
         replace(network, id=f"{network.id}-{identity.vm_id}", mac="", ipv4=None) for network in spec.networks
     )
     return replace(
-        spec, id=identity.vm_id, name=identity.name, hostname=identity.hostname or identity.name, networks=networks
+        spec,
+        id=identity.vm_id,
+        name=identity.name,
+        hostname=identity.hostname or identity.name,
+        networks=networks,
+        published=(),
     )
 
 

@@ -154,6 +154,11 @@ class NetworkSpec:
     ingress: Ingress = None
     """Likewise. Answers come in always, and so does what its host opens."""
 
+    @property
+    def actual_mac(self) -> str:
+        """The one that its interface has; never empty."""
+        return self.mac or mac_of(self.id)
+
 
 @dataclass(frozen=True, slots=True)
 class FileSpec:

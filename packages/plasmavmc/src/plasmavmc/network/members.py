@@ -151,8 +151,8 @@ class Members:
         if any(member.tap == tap and other != key for other, member in self._members.items()):
             self._pool.release(key, 0)
             raise HostError("tap-name", f"two VMs would share the tap {tap}", resolution="create the VM again")
-        mac, ipv6 = spec.mac or mac_of(spec.id), self._private(spec, ipv4)
-        member = Member(tap, mac, ipv4, spec.network_id, ipv6, spec.egress, spec.identity, spec.ingress)
+        ipv6 = self._private(spec, ipv4)
+        member = Member(tap, spec.actual_mac, ipv4, spec.network_id, ipv6, spec.egress, spec.identity, spec.ingress)
         self._members[key] = member
         return member
 

@@ -6,6 +6,9 @@ where it must leave out of a list what the caller may not see. All of them raise
 does not exist, `ConflictError` for a state that forbids the move, `CapacityError`, `InvalidSpecError` with the path of the
 field in the engine's type.
 
+An order is for the VM that has the id as the order is given. One that waits must not act on another project's, which may
+have got the id meanwhile: nobody asked whether the caller may do that.
+
 Lists are ordered by key (`key_of_image`, a VM's id) and cut by "after this key, so many", so that a page stays right
 while things come and go.
 """

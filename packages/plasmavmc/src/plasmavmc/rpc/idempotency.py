@@ -5,8 +5,9 @@ again, with another request an error. While the first still runs, a second waits
 failed has changed nothing, and a repetition tries again.
 
 What was begun is carried to its end though nobody waits any more, for a stop that is cut in half helps nobody; only where
-`abandon` is set is it cancelled with its last caller. So it counts for itself, and not by the call, which ends with its
-caller: one principal has so many under way, as many as its calls can be, and all together as many as all calls.
+`abandon` is set is it cancelled with its last caller, and who asks again before it has ended begins anew then. So it counts
+for itself, and not by the call, which ends with its caller: one principal has so many under way, as many as its calls can
+be, and all together as many as all calls.
 
 Bounds: a day, and for each principal so many answers and bytes, oldest first. Answers live in memory: a restarted server
 knows none. Ids that the server chooses for a request are made from its request id (`identifiers.py`), so a repeated
@@ -50,6 +51,8 @@ class _Work:
     digest: bytes
     task: asyncio.Task[Message]
     waiting: int = 0
+    given_up: bool = False
+    """Cancelled with its last caller; it may take a while to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,8 @@ class Answers:
             return cast("Answer", await self._attend(self._begin(call, digest, work), abandon))
         key = (request.DESCRIPTOR.full_name, request_id)
         book = self._books.setdefault(call.principal.id, _Book())
+        while (left := book.running.get(key)) is not None and left.given_up:
+            await asyncio.wait([left.task])
         book.trim(self._clock())
         kept = book.kept.get(key)
         if kept is not None:
@@ -158,6 +163,7 @@ class Answers:
         finally:
             work.waiting -= 1
             if abandon and work.waiting == 0 and not work.task.done():
+                work.given_up = True
                 work.task.cancel()
                 await asyncio.wait([work.task])
         if work.task.cancelled():

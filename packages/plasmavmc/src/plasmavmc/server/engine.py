@@ -5,7 +5,8 @@ project's own: inside they carry the project's key, so that nobody joins another
 made from the VM's id, and one that is given must be free. Images are looked up in the VM's project, then among what all
 may use.
 
-Orders on one VM that end or remake it come one after another: two of them at once would take each other's disk away.
+Orders on one VM that end or remake it come one after another: two of them at once would take each other's disk away. An id
+may become another project's while an order waits; the order was allowed on the VM of before, and does nothing to that one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from plasmavmc.manager import VmManager
 from plasmavmc.policy import Egress, Ingress
 from plasmavmc.rpc.access import Reach
 from plasmavmc.rpc.api import Position, VmEvent, VmFilter
+from plasmavmc.rpc.vms import vm_not_found
 from plasmavmc.rpc.watch import KEPT_CHANGES, History
 from plasmavmc.server.catalogue import Catalogue
 from plasmavmc.server.node import EngineNode
@@ -84,8 +86,10 @@ class EngineVms:
     async def create(self, spec: VmSpec, *, start: bool) -> Vm:
         inside = self._inside(spec)
         check_spec(inside)  # before any port of it is opened
+        if self._owner(spec.id) not in (None, spec.scope):  # there is no waiting for what others do with their VM
+            raise ConflictError("vm-exists", f"VM {spec.id} exists with another specification")
         async with self._locks.hold(spec.id):
-            if not self._is_known(spec.id):
+            if self._owner(spec.id) is None:
                 self._node.check_open()
                 with self._node.promising({spec.id: spec.resources}):
                     self._check_macs(inside)
@@ -105,7 +109,10 @@ class EngineVms:
 
     async def restart(self, vm_id: str) -> Vm:
         self._node.check_open()
+        owner = self._owner(vm_id)
         async with self._locks.hold(vm_id):
+            if self._owner(vm_id) != owner:
+                raise vm_not_found(vm_id)
             present = self._manager.get(vm_id)
             with self._node.promising({vm_id: present.spec.resources}):
                 if present.status.state in ENDED:
@@ -138,9 +145,13 @@ class EngineVms:
             return tuple(self._outside(vm) for vm in await self._manager.fork(vm_id, copies))
 
     async def delete(self, vm_id: str) -> None:
+        owner = self._owner(vm_id)
+        if owner is not None and self._locks.is_held(vm_id):
+            await self._manager.stop(vm_id, 0)  # a restart that is under way would give the guest all its grace
         async with self._locks.hold(vm_id):
-            await self._manager.delete(vm_id)
-            self._ports.close(vm_id)
+            if self._owner(vm_id) == owner:
+                await self._manager.delete(vm_id)
+                self._ports.close(vm_id)
 
     async def scope_of(self, vm_id: str) -> Scope:
         return self._manager.get(vm_id).spec.scope
@@ -196,18 +207,21 @@ class EngineVms:
         if not any(vm.spec.id == vm_id and vm.status.state not in ENDED for vm in self._manager.list_vms()):
             self._ports.close(vm_id)
 
-    def _is_known(self, vm_id: str) -> bool:
-        return any(vm.spec.id == vm_id for vm in self._manager.list_vms())
+    def _owner(self, vm_id: str) -> Scope | None:
+        """Whose VM has this id now; None: there is none."""
+        with suppress(NotFoundError):
+            return self._manager.get(vm_id).spec.scope
+        return None
 
     def _check_macs(self, spec: VmSpec) -> None:
         taken = {
-            network.mac
+            network.actual_mac
             for vm in self._manager.list_vms()
             if vm.status.state not in ENDED
             for network in vm.spec.networks
         }
         for index, network in enumerate(spec.networks):
-            if network.mac in taken:
+            if network.actual_mac in taken:
                 raise InvalidSpecError(f"networks[{index}].mac", "another VM of this host has it")
 
     # Inside and outside

@@ -190,6 +190,7 @@ class VmServiceServicer:
 
     def ForkVm(self, request, context):
         """Copies of a running VM that go on from where it is, each with its own identity, address, time and entropy.
+        They publish no ports: those of the host stay the origin's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,7 +51,9 @@ class VmServiceStub:
     ScreenVm: _grpc.UnaryUnaryMultiCallable[_vm_pb2.ScreenVmRequest, _types_pb2.Vm]
     """Changes what openings know a VM by, and what VMs of its network may open to it; else as RestrictVm."""
     ForkVm: _grpc.UnaryUnaryMultiCallable[_vm_pb2.ForkVmRequest, _vm_pb2.ForkVmResponse]
-    """Copies of a running VM that go on from where it is, each with its own identity, address, time and entropy."""
+    """Copies of a running VM that go on from where it is, each with its own identity, address, time and entropy.
+    They publish no ports: those of the host stay the origin's.
+    """
     DeleteVm: _grpc.UnaryUnaryMultiCallable[_vm_pb2.DeleteVmRequest, _vm_pb2.DeleteVmResponse]
     """Ends a VM now and removes it with its disks and memory. An absent one is fine; one that the caller may not see is
     left alone, and told as absent.
@@ -98,7 +100,9 @@ class VmServiceAsyncStub(VmServiceStub):
     ScreenVm: _aio.UnaryUnaryMultiCallable[_vm_pb2.ScreenVmRequest, _types_pb2.Vm]  # type: ignore[assignment]
     """Changes what openings know a VM by, and what VMs of its network may open to it; else as RestrictVm."""
     ForkVm: _aio.UnaryUnaryMultiCallable[_vm_pb2.ForkVmRequest, _vm_pb2.ForkVmResponse]  # type: ignore[assignment]
-    """Copies of a running VM that go on from where it is, each with its own identity, address, time and entropy."""
+    """Copies of a running VM that go on from where it is, each with its own identity, address, time and entropy.
+    They publish no ports: those of the host stay the origin's.
+    """
     DeleteVm: _aio.UnaryUnaryMultiCallable[_vm_pb2.DeleteVmRequest, _vm_pb2.DeleteVmResponse]  # type: ignore[assignment]
     """Ends a VM now and removes it with its disks and memory. An absent one is fine; one that the caller may not see is
     left alone, and told as absent.
@@ -196,7 +200,9 @@ class VmServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vm_pb2.ForkVmRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vm_pb2.ForkVmResponse, _abc.Awaitable[_vm_pb2.ForkVmResponse]]:
-        """Copies of a running VM that go on from where it is, each with its own identity, address, time and entropy."""
+        """Copies of a running VM that go on from where it is, each with its own identity, address, time and entropy.
+        They publish no ports: those of the host stay the origin's.
+        """
 
     @_abc_1.abstractmethod
     def DeleteVm(
