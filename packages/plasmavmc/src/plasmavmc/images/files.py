@@ -14,6 +14,7 @@ from io import RawIOBase
 from pathlib import Path
 
 from plasmavmc.errors import CapacityError, HostError, disk_full, is_disk_full
+from plasmavmc.host.files import sync_directory
 from plasmavmc.types import GIB, MIB
 
 _LEAST_RESERVE, _MOST_RESERVE = 64 * MIB, 10 * GIB
@@ -92,7 +93,7 @@ def publish(source: Path, target: Path) -> None:
     """Rename `source` (already synced) to `target` so that it survives a crash."""
     make_private(target.parent)
     source.rename(target)
-    sync_file(target.parent)
+    sync_directory(target.parent)
 
 
 def write_durably(path: Path, data: bytes) -> None:

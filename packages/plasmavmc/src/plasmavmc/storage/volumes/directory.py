@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from plasmavmc.host.files import sync_directory
 from plasmavmc.host.threads import in_thread
 from plasmavmc.storage.directory import Copy
 from plasmavmc.storage.volumes.backend import Fill, StoredSnapshot, StoredVolume
@@ -36,7 +37,7 @@ from plasmavmc.storage.volumes.errors import (
     volume_errors,
     volume_exists,
 )
-from plasmavmc.storage.volumes.files import opened, sync_directory, write_whole
+from plasmavmc.storage.volumes.files import opened, write_whole
 from plasmavmc.types import check_id
 
 _OPEN, _SEALED = "volume.raw", "volume.luks"

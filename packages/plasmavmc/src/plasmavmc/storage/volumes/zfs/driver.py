@@ -26,6 +26,7 @@ import os
 from pathlib import Path
 
 from plasmavmc.errors import HostError
+from plasmavmc.host.files import sync_directory
 from plasmavmc.host.operations import Zfs
 from plasmavmc.host.ranges import read_range, write_range
 from plasmavmc.host.threads import in_thread, to_its_end
@@ -40,7 +41,7 @@ from plasmavmc.storage.volumes.errors import (
     volume_errors,
     volume_exists,
 )
-from plasmavmc.storage.volumes.files import opened, sync_directory, write_whole
+from plasmavmc.storage.volumes.files import opened, write_whole
 from plasmavmc.storage.volumes.zfs.datasets import Datasets
 from plasmavmc.storage.volumes.zfs.listing import Dataset, Snapshot
 from plasmavmc.types import MIB, check_id
