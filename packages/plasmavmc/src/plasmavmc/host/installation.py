@@ -110,7 +110,7 @@ def check_wireguard() -> str:
     Raises:
         HostError: `no-wireguard`.
     """
-    from plasmavmc.host.helper.ways import encrypting  # noqa: PLC0415 - loads netlink, which few starts ask for so early
+    from plasmavmc.host.helper.routes import encrypting  # noqa: PLC0415 - loads netlink, which few starts ask for so early
 
     return encrypting()
 

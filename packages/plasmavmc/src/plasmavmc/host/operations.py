@@ -144,7 +144,7 @@ PLAINLY = Reach()
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """What came of an order to have ways to other nodes."""
+    """What came of an order to have routes to other nodes."""
 
     lacking: tuple[Peer, ...] = ()
     """Those to which this host has no way."""

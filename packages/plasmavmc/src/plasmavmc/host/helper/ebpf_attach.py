@@ -32,7 +32,7 @@ from plasmavmc.host.helper.ebpf_programs import FROM_VM, TO_VM, TapPrograms
 CLSACT_INGRESS, CLSACT_EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 _EVERY_PROTOCOL = 0x0003
 _FIRST, _HANDLE = 1, 1
-_WAYS = {FROM_VM: kernel.INGRESS, TO_VM: kernel.EGRESS}
+_HOOKS = {FROM_VM: kernel.INGRESS, TO_VM: kernel.EGRESS}
 
 
 class Attachment(Protocol):
@@ -64,10 +64,10 @@ class TcxLinks:
         self._pins = pins
 
     def attach(self, interface: int, programs: TapPrograms) -> None:
-        for program, way in _WAYS.items():
-            self._attach(interface, way, self._pins / f"{interface}-{program}", getattr(programs, program))
+        for program, hook in _HOOKS.items():
+            self._attach(interface, hook, self._pins / f"{interface}-{program}", getattr(programs, program))
 
-    def _attach(self, interface: int, way: int, place: Path, program: int) -> None:
+    def _attach(self, interface: int, hook: int, place: Path, program: int) -> None:
         link = self._living(place, interface)
         if link is not None:
             try:
@@ -75,7 +75,7 @@ class TcxLinks:
             finally:
                 os.close(link)
             return
-        link = kernel.attach(program, interface, way)
+        link = kernel.attach(program, interface, hook)
         try:
             kernel.pin(link, place)
         finally:
@@ -93,11 +93,11 @@ class TcxLinks:
     def sweep(self) -> None:
         for place in self._pins.iterdir():
             number, _, program = place.name.partition("-")
-            if program in _WAYS and not _exists(int(number)):
+            if program in _HOOKS and not _exists(int(number)):
                 place.unlink()
 
     def forget(self, interface: int) -> None:
-        for program in _WAYS:
+        for program in _HOOKS:
             (self._pins / f"{interface}-{program}").unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -122,9 +122,9 @@ def pinned(path: Path) -> int | None:
         return None
 
 
-def attach(program: int, interface: int, way: int) -> int:
+def attach(program: int, interface: int, hook: int) -> int:
     """A link of a program to an interface's traffic (tcx); it ends with its last descriptor, unless it is pinned."""
-    return _bpf(_LINK_CREATE, struct.pack("<IIII", program, interface, way, 0))
+    return _bpf(_LINK_CREATE, struct.pack("<IIII", program, interface, hook, 0))
 
 
 def exchange(link: int, program: int) -> None:

@@ -1,4 +1,4 @@
-"""The private network's part of the host's links: IPv6 on the bridge, and the ways to other nodes.
+"""The private network's part of the host's links: IPv6 on the bridge, and the routes to other nodes.
 
 Theory. To its guests a host is `fe80::1`, on any node, so a guest that goes on elsewhere keeps its gateway. The bridge has
 no other address, sends no router advertisement, and knows each guest by a static neighbour as with IPv4.

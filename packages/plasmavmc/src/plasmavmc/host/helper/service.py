@@ -28,6 +28,7 @@ from plasmavmc.host.helper.guest_memory import open_guest_memory
 from plasmavmc.host.helper.jails import HelperJails, JailPrograms, check_files
 from plasmavmc.host.helper.links import Links
 from plasmavmc.host.helper.programs import check_program
+from plasmavmc.host.helper.routes import Routes
 from plasmavmc.host.helper.run_root import prepare_run_root
 from plasmavmc.host.helper.seats import Seats
 from plasmavmc.host.helper.sockets import listen, open_datagrams
@@ -35,7 +36,6 @@ from plasmavmc.host.helper.sweep import Sweeper
 from plasmavmc.host.helper.uids import Uids
 from plasmavmc.host.helper.vm_groups import VmGroups
 from plasmavmc.host.helper.vmms import Vmms
-from plasmavmc.host.helper.ways import Ways
 from plasmavmc.host.helper.zfs import HelperZfs
 from plasmavmc.host.names import shaper_name
 from plasmavmc.host.operations import PLACED_LIMITS, RESOLVER_PORT, Bridge, Guarding
@@ -64,7 +64,7 @@ class Helper:
         self._fences = Fences(configuration.run_root, configuration.key)
         self._groups = VmGroups(self._names, self._cgroups, self._uids)
         self._seats = Seats(self._names, self._cgroups, self._uids)
-        self._ways = Ways(
+        self._routes = Routes(
             self._links,
             self._names,
             self._cgroups,
@@ -106,11 +106,11 @@ class Helper:
     @property
     def watched(self) -> frozenset[int]:
         """Descriptors that can be read when there is something to collect."""
-        return self._vmms.pidfds | self._seats.pidfds | self._ways.watched
+        return self._vmms.pidfds | self._seats.pidfds | self._routes.watched
 
     def close(self) -> None:
         self._seats.dismiss_all()
-        self._ways.close()
+        self._routes.close()
         self._links.close()
         self._guard.close()
         self._vmms.close()
@@ -118,7 +118,7 @@ class Helper:
     def collect(self) -> None:
         """Reap the VMMs, seats and tunnels that have ended."""
         self._seats.collect()
-        self._ways.collect()
+        self._routes.collect()
         self._vmms.collect()
 
     def answer(self, request: protocol.Request, fds: tuple[int, ...]) -> Answer:
@@ -154,7 +154,7 @@ class Helper:
     def _(self, request: protocol.RoutesApply) -> Answer:
         checks.check_peers(request.peers)
         checks.check_reach(request.reach)
-        return Answer(self._ways.set(request.peers, request.reach))
+        return Answer(self._routes.set(request.peers, request.reach))
 
     @_do.register
     def _(self, request: protocol.RulesApply) -> Answer:
@@ -343,7 +343,7 @@ class Helper:
             checks.check_key(key)
         self._seats.dismiss_all()
         with self._host_locked():
-            swept = self._sweeper.sweep(request.keep, self._ways.processes)
+            swept = self._sweeper.sweep(request.keep, self._routes.processes)
             kept = {key for key, process in request.keep.vms.items() if is_alive(process)}
             kept |= {each.key for each in swept.unkillable}
             for key in self._jails.keys() - kept:
@@ -355,7 +355,7 @@ class Helper:
     @_do.register
     def _(self, request: protocol.Dismantle) -> Answer:
         self._seats.dismiss_all()
-        left = self._sweeper.living() - self._ways.processes
+        left = self._sweeper.living() - self._routes.processes
         if left:
             raise HostError(
                 "vms-left",
@@ -364,7 +364,7 @@ class Helper:
             )
         self._enforcement.remove()
         self._links.drop_waiting()
-        self._ways.leave()
+        self._routes.leave()
         self._sweeper.remove_links()
         self._guard.remove()
         for name in self._cgroups.children():

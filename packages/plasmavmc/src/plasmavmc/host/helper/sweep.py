@@ -61,7 +61,7 @@ class Sweeper:
 
     def sweep(self, keep: Keep, tunnels: frozenset[ProcessId] = frozenset()) -> Swept:
         """Remove what is ours and not kept, nor a process that survived SIGKILL for 5 s with what is its own. `tunnels`:
-        processes that hold ways to other nodes."""
+        processes that hold routes to other nodes."""
         vms = {key: process for key, process in keep.vms.items() if is_alive(process)}
         kept = frozenset((*vms.values(), *keep.processes)) | tunnels
         doomed = self.living() - kept

@@ -1,11 +1,11 @@
-"""The ways to other nodes: routes, and the tunnels that some of them lead into.
+"""Routes to other nodes, and the tunnels that some of them lead into.
 
 Theory. To each node's networks there is one route for IPv4 and one for IPv6: by the node's host, or into the device of
 a tunnel. In a VXLAN tunnel the route's gateway is the node itself, under an address that is never looked up (`vxlan`);
 WireGuard knows by the packet's destination which node it is for. A route is replaced only where its gateway or device
 has changed, and in one step, so nothing is lost when a node is reached in another way from then on.
 
-There is no way between a node that encrypts and one that does not.
+There is no route between a node that encrypts and one that does not.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from plasmavmc.host.operations import Peer, ProcessId, Reach, Routed, Underlay
 
 _ONLINK = 0x04
 """RTNH_F_ONLINK: the gateway is there, though no address says so."""
-_NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.ENODEV)
+_UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.ENODEV)
 
 
-class Ways:
+class Routes:
     """Those of one installation, from the network namespace of `links`."""
 
     def __init__(
@@ -66,9 +66,9 @@ class Ways:
         return frozenset(process for process in found if process is not None)
 
     def set(self, peers: Sequence[Peer], reach: Reach) -> Routed:
-        """Make the ways to peers exactly these; tells of peers that this host has no way to, or none for their private
+        """Make the routes to peers exactly these; tells of peers that this host has no route to, or none for their private
         network."""
-        with explained("ways to other nodes"):
+        with explained("routes to other nodes"):
             fit = [peer for peer in peers if reach.fits(peer)]
             devices = {**self._plain_tunnel(fit, reach), **self._encrypted_tunnels(fit, reach)}
             reachable = [peer for peer in fit if peer.underlay is Underlay.PLAIN or devices.get(peer)]
@@ -80,7 +80,7 @@ class Ways:
 
     def leave(self) -> None:
         """Remove what a bridge's end does not take with it: the tunnels, and the routes of private networks."""
-        with explained("ways to other nodes"):
+        with explained("routes to other nodes"):
             ipv6.set_routes(self._ip, ipv6.metric_of(self._names.code), (), {})
             self._encrypted.remove()
 
@@ -118,7 +118,7 @@ class Ways:
         try:
             [link] = self._ip.get_links(ipv6.interface_to(self._ip, host))
         except NetlinkError as error:
-            if error.code not in _NO_WAY:
+            if error.code not in _UNREACHABLE:
                 raise
             return 0
         return int(link.get_attr("IFLA_MTU"))
@@ -157,7 +157,7 @@ class Ways:
                 **by_tunnel,
             )
         except NetlinkError as error:
-            if error.code not in _NO_WAY:
+            if error.code not in _UNREACHABLE:
                 raise
             return False
         return True
