@@ -169,7 +169,12 @@ async def test_what_a_vm_may_is_seen_as_it_was_where_the_new_cannot_be_written_d
     full.on()
     with pytest.raises(CapacityError):
         await manager.restrict("vm_one", ())
+    with pytest.raises(CapacityError):
+        await manager.screen("vm_one", "db", ())
     assert manager.get("vm_one").spec.networks[0].egress is None
+    assert rig.network.rules is not None
+    (member,) = rig.network.rules.members
+    assert (member.egress, member.identity, member.ingress) == (None, "", None), "and is so in force"
     full.off()
     await manager.screen("vm_one", "db", (Opening("web"),))
     assert manager.get("vm_one").spec.networks[0].identity == "db"
