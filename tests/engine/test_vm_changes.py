@@ -96,6 +96,17 @@ async def test_a_change_while_a_copy_comes_up_is_in_force_when_it_runs(
     assert closed(rig, "vm_copy")
 
 
+async def test_a_change_while_a_vm_stands_still_to_be_copied_is_its_copies_too(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig, safe=True)
+    forking = manager.fork("vm_one", [ForkIdentity("vm_copy", "copy")])
+    await SlowVmm(monkeypatch, "save_state").closed_meanwhile(manager, "vm_one", forking)
+    await reaches(manager, "vm_copy", S.RUNNING)
+    assert closed(rig, "vm_one")
+    assert closed(rig, "vm_copy")
+
+
 async def test_a_change_while_a_vm_wakes_whose_address_is_another_s_is_in_force_when_it_runs(
     rig: EngineRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
