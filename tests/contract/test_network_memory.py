@@ -28,6 +28,7 @@ from tests.contract.network_contract import (
     OFFERED,
     PREFIX,
     SUBNET,
+    TLS,
     WEB,
     FakeClock,
     NetworkContract,
@@ -151,6 +152,53 @@ async def test_what_holds_a_vm_back_is_taken_away_where_the_rules_are_refused_an
         host.rules_apply, host.tap_forget = rules, forget  # type: ignore[method-assign]
         await rig.backend.release(key(1))
         assert not host.shapers
+    host.close()
+
+
+async def test_what_the_host_refused_of_a_vm_does_not_come_into_force_later() -> None:
+    host = MortalTaps(CONFIGURATION)
+    rig = bridge_rig(host)
+    await rig.backend.configure_bridge()
+    await attach(rig, 1)
+    apply = host.rules_apply
+    host.rules_apply = refuse  # type: ignore[method-assign]
+    with pytest.raises(HostError, match="not now"):
+        await rig.backend.restrict(key(1), ())
+    with pytest.raises(HostError, match="not now"):
+        await rig.backend.screen(key(1), "web", (WEB,))
+    host.rules_apply = apply  # type: ignore[method-assign]
+    await attach(rig, 2)
+    assert (rig.held(), rig.screened()) == (set(), set())
+    host.close()
+
+
+async def test_what_was_refused_of_a_vm_that_is_gone_is_not_taken_from_the_next_of_its_key() -> None:
+    host = MortalTaps(CONFIGURATION)
+    rig = bridge_rig(host)
+    await rig.backend.configure_bridge()
+    await attach(rig, 1)
+    apply, asked, go_on = host.rules_apply, asyncio.Event(), asyncio.Event()
+
+    async def hesitant(_asked: object) -> None:
+        asked.set()
+        await go_on.wait()
+        host.rules_apply = apply  # type: ignore[method-assign]
+        raise HostError("host-network", "not now")
+
+    host.rules_apply = hesitant  # type: ignore[method-assign]
+    opening = asyncio.create_task(rig.backend.restrict(key(1), (TLS,)))
+    await asked.wait()
+    ending = asyncio.create_task(rig.backend.release(key(1)))
+    await settled()
+    beginning = asyncio.create_task(rig.backend.setup_tap(key(1), replace(nic(1), egress=(TLS,))))
+    attachment = await beginning
+    os.close(attachment.fd)
+    go_on.set()
+    with pytest.raises(HostError, match="not now"):
+        await opening
+    await ending
+    await rig.backend.admit(key(1))
+    assert rig.held() == {attachment.lease.ipv4}
     host.close()
 
 

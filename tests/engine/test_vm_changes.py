@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from plasmavmc.errors import HostError
+from plasmavmc.hypervisor.memory import MemoryBackend
 from plasmavmc.manager import VmManager
 from plasmavmc.network.ipam import AddressPool
 from plasmavmc.types import ForkIdentity, NetworkSpec, vm_key
@@ -17,22 +19,18 @@ from tests.engine.suspend_rig import S, reaches, running, started
 DEADLINE_S = 5.0
 
 
-class SlowBook:
-    """From now on the next address is found when `found` is set."""
+class Slow:
+    """Something that goes on once `found` is set."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.asked, self.found = asyncio.Event(), asyncio.Event()
-        look_ahead = AddressPool.look_ahead
 
-        async def slowly(pool: AddressPool) -> None:
-            self.asked.set()
-            await self.found.wait()
-            await look_ahead(pool)
-
-        monkeypatch.setattr(AddressPool, "look_ahead", slowly)
+    async def wait(self) -> None:
+        self.asked.set()
+        await self.found.wait()
 
     async def closed_meanwhile(self, manager: VmManager, vm_id: str, coming_up: Awaitable[object]) -> None:
-        """Let the VM reach nobody, and nobody reach it, while it waits for its address; returns when it is up."""
+        """Let the VM reach nobody, and nobody reach it, while it waits; returns when it is up."""
         up = asyncio.ensure_future(coming_up)
         async with asyncio.timeout(DEADLINE_S):
             await self.asked.wait()
@@ -40,6 +38,34 @@ class SlowBook:
             await manager.screen(vm_id, "db", ())
             self.found.set()
             await up
+
+
+class SlowBook(Slow):
+    """From now on the next address is found when `found` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        look_ahead = AddressPool.look_ahead
+
+        async def slowly(pool: AddressPool) -> None:
+            await self.wait()
+            await look_ahead(pool)
+
+        monkeypatch.setattr(AddressPool, "look_ahead", slowly)
+
+
+class SlowVmm(Slow):
+    """From now on VMMs do this when `found` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
+        super().__init__()
+        done = getattr(MemoryBackend, operation)
+
+        async def slowly(backend: MemoryBackend, *asked: object) -> object:
+            await self.wait()
+            return await done(backend, *asked)
+
+        monkeypatch.setattr(MemoryBackend, operation, slowly)
 
 
 def closed(rig: EngineRig, vm_id: str) -> bool:
@@ -70,6 +96,17 @@ async def test_a_change_while_a_copy_comes_up_is_in_force_when_it_runs(
     assert closed(rig, "vm_copy")
 
 
+async def test_a_change_while_a_vm_stands_still_to_be_copied_is_its_copies_too(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig, safe=True)
+    forking = manager.fork("vm_one", [ForkIdentity("vm_copy", "copy")])
+    await SlowVmm(monkeypatch, "save_state").closed_meanwhile(manager, "vm_one", forking)
+    await reaches(manager, "vm_copy", S.RUNNING)
+    assert closed(rig, "vm_one")
+    assert closed(rig, "vm_copy")
+
+
 async def test_a_change_while_a_vm_wakes_whose_address_is_another_s_is_in_force_when_it_runs(
     rig: EngineRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,4 +118,30 @@ async def test_a_change_while_a_vm_wakes_whose_address_is_another_s_is_in_force_
     await started(manager, replace(rig.spec("two", "serve"), networks=(taken,)))
     book = SlowBook(monkeypatch)
     await book.closed_meanwhile(manager, "vm_one", manager.resume("vm_one"))
+    assert closed(rig, "vm_one")
+
+
+async def test_a_change_while_a_vm_wakes_lasts_where_it_does_not_wake(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig)
+    await manager.suspend("vm_one")
+    rig.vmms.faults.load = HostError("vmm-refused", "QEMU ended at its start with code 1")
+    with pytest.raises(HostError):
+        await SlowVmm(monkeypatch, "load_state").closed_meanwhile(manager, "vm_one", manager.resume("vm_one"))
+    assert manager.get("vm_one").status.state is S.SUSPENDED
+    rig.vmms.faults.load = None
+    await manager.resume("vm_one")
+    assert closed(rig, "vm_one")
+    assert manager.get("vm_one").spec.networks[0].egress == ()
+
+
+async def test_a_change_while_what_its_last_vmm_left_is_taken_back_is_in_force_when_it_wakes(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig)
+    rig.vmms.kept.add("vm_one")
+    await manager.suspend("vm_one")
+    rig.vmms.kept.clear()
+    await SlowVmm(monkeypatch, "delete_vm").closed_meanwhile(manager, "vm_one", manager.resume("vm_one"))
     assert closed(rig, "vm_one")

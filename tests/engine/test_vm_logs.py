@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from plasmavmc.guest.logs import BUDGET_BYTES, KEPT_S, MAX_LINE, LogStore, VmLog
-from plasmavmc.types import LogLine, LogStream
+from plasmavmc.types import LogLine, LogStream, Scope
 
 OUT, ERR = LogStream.STDOUT, LogStream.STDERR
+OWNER = Scope("org_1", "prj_1")
 
 
 def texts(log: VmLog, count: int = 100) -> list[str]:
@@ -99,10 +100,10 @@ def test_an_app_that_writes_the_words_of_a_new_run_begins_none(tmp_path: Path) -
 
 def test_a_store_begins_anew_only_where_there_is_a_log(tmp_path: Path) -> None:
     store = LogStore(tmp_path / "logs")
-    store.begin("k1")
-    assert store.find("k1") is None
+    store.begin("k1", OWNER)
+    assert texts(store.open("k1")) == []
     store.open("k1").write(OUT, 0, b"one\n")
-    store.begin("k1")
+    store.begin("k1", OWNER)
     assert texts(store.open("k1")) == ["one", "a new run of this VM begins"]
 
 
@@ -252,6 +253,7 @@ async def test_a_store_forgets_the_logs_of_vms_that_are_gone_and_finds_them_agai
 
 async def test_a_vm_that_begins_while_its_keys_old_log_is_swept_has_a_log_of_its_own(tmp_path: Path) -> None:
     days = Days(tmp_path)
+    days.store.begin("key", OWNER)
     days.store.open("key").write(OUT, 0, b"old\n")
     days.now += KEPT_S + 60
     asked = 0
@@ -261,7 +263,7 @@ async def test_a_vm_that_begins_while_its_keys_old_log_is_swept_has_a_log_of_its
         asked += 1
         if asked == 1:
             return frozenset()
-        days.store.begin("key")
+        days.store.begin("key", OWNER)
         days.store.open("key").write(OUT, 0, b"new\n")
         return frozenset({"key"})
 

@@ -113,6 +113,13 @@ async def test_its_disk_comes_along_and_holes_stay_holes(hosts: Hosts) -> None:
     os.close(descriptor)
 
 
+async def test_it_has_nothing_of_the_log_of_another_project_s_vm_of_its_id(hosts: Hosts) -> None:
+    await started(hosts.target, hosts.spec(scope=Scope("org_1", "prj_2")))
+    await hosts.target.delete(TARGET)
+    await hosts.target.import_snapshot(hosts.spec(), hosts.stream())
+    assert [line async for line in hosts.target.logs(TARGET, follow=False, tail=100)] == []
+
+
 async def test_exporting_changes_nothing_where_it_was(hosts: Hosts) -> None:
     assert await hosts.exported() == await hosts.exported()
     await hosts.source.resume("vm_one")

@@ -6,8 +6,10 @@ import asyncio
 import errno
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import NoReturn
 
 import pytest
@@ -19,7 +21,7 @@ from plasmavmc.records import Records, VmRecord
 from plasmavmc.snapshots.files import Draft, SnapshotStore
 from plasmavmc.snapshots.manifest import Manifest
 from plasmavmc.states import VmState
-from plasmavmc.types import ForkIdentity
+from plasmavmc.types import ForkIdentity, VmStatus
 from tests.engine.engine_rig import EngineRig
 from tests.engine.suspend_rig import S, guest, reaches, running, started
 from tests.engine.syncs import Syncs
@@ -169,7 +171,12 @@ async def test_what_a_vm_may_is_seen_as_it_was_where_the_new_cannot_be_written_d
     full.on()
     with pytest.raises(CapacityError):
         await manager.restrict("vm_one", ())
+    with pytest.raises(CapacityError):
+        await manager.screen("vm_one", "db", ())
     assert manager.get("vm_one").spec.networks[0].egress is None
+    assert rig.network.rules is not None
+    (member,) = rig.network.rules.members
+    assert (member.egress, member.identity, member.ingress) == (None, "", None), "and is so in force"
     full.off()
     await manager.screen("vm_one", "db", (Opening("web"),))
     assert manager.get("vm_one").spec.networks[0].identity == "db"
@@ -377,3 +384,24 @@ async def test_a_write_that_fails_leaves_the_record_before_and_nothing_beside(
     assert rig.parts.records.load() == [record]
     assert [path.suffix for path in (rig.directory / "vms").iterdir()] == [".json"]
     await manager.close(keep_vms=True)
+
+
+async def test_a_record_for_which_no_thread_can_be_had_is_owed_and_written_later(
+    rig: EngineRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = Records(tmp_path / "records")
+    record = VmRecord(rig.spec("one", "serve"), VmStatus(S.SUSPENDED, 1.0))
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))  # one that has no thread yet
+
+    def refuse(_self: Thread) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as crowded:
+        crowded.setattr(Thread, "start", refuse)
+        with pytest.raises(HostError, match=r"vm_one .* cannot be written down: can't start new thread"):
+            await records.store(record)
+        records.keep(record)
+        await records.settled("vm_one")
+    assert records.load() == []
+    await records.aclose()
+    assert [each.status.state for each in records.load()] == [S.SUSPENDED]

@@ -50,13 +50,12 @@ from plasmavmc.policy import Egress, Ingress
 from plasmavmc.records import VmRecord
 from plasmavmc.states import ENDED, MOVES, VmState, advance
 from plasmavmc.stillness import Stillness
-from plasmavmc.stopping import EXIT_GRACE_S, Stop
+from plasmavmc.stopping import EXIT_GRACE_S, Stop, stop_signal
 from plasmavmc.types import Lease, NetworkSpec, NetworkUsage, TerminalSize, Vm, VmHandle, VmSpec, VmUsage, vm_key
 
 RETRY_S = 5.0
 """From an attempt to end a VMM that failed to the next."""
 TAIL_LINES = 50
-USUAL_STOP_SIGNAL = "SIGTERM"
 
 log = structlog.get_logger("plasmavmc.machine")
 
@@ -83,6 +82,8 @@ class Machine:
         self._hung = asyncio.Event()
         self._trouble: PlasmaError | None = None
         """Why its VMM does not end, while it is `_hung`."""
+        self._changing = asyncio.Lock()
+        """Of what it may: who takes his change back must not take another's with it."""
         self.stillness = Stillness(record.spec.id)
         self._left: VmHandle | None = None
         """An ended VMM of which something is there still: the backend makes no other for this VM before that is gone."""
@@ -160,30 +161,38 @@ class Machine:
         self._task = asyncio.create_task(self._run(birth), name=f"vm {self.spec.id}")
 
     async def restrict(self, egress: Egress) -> None:
-        """Change what it may open connections to. In force first: where that fails, or cannot be written down, it is seen to
-        be as it was."""
-        if not self.spec.networks:
-            return
-        await self._parts.network.restrict(self.key, egress)
-        await self._note(replace(self.spec.networks[0], egress=egress))
+        """Change what it may open connections to. In force first: where that fails, or cannot be written down, it is as it
+        was."""
+        hold = self._parts.network.restrict
+        await self._change(lambda now: replace(now, egress=egress), lambda to: hold(self.key, to.egress))
 
     async def screen(self, identity: str, ingress: Ingress) -> None:
         """Change what it is known by, and what may be opened to it; as `restrict`."""
-        if not self.spec.networks:
-            return
-        await self._parts.network.screen(self.key, identity, ingress)
-        await self._note(replace(self.spec.networks[0], identity=identity, ingress=ingress))
+        hold = self._parts.network.screen
+        await self._change(
+            lambda now: replace(now, identity=identity, ingress=ingress),
+            lambda to: hold(self.key, to.identity, to.ingress),
+        )
 
-    async def _note(self, network: NetworkSpec) -> None:
-        before = self.spec
-        self.record = replace(self.record, spec=replace(before, networks=(network,)))
-        try:
-            await self._parts.records.store(self.record)
-        except PlasmaError:
-            if self.spec.networks == (network,):  # else it was changed again since, and what that wrote holds this too
+    async def _change(
+        self, change: Callable[[NetworkSpec], NetworkSpec], hold: Callable[[NetworkSpec], Awaitable[None]]
+    ) -> None:
+        async with self._changing:
+            if not self.spec.networks:
+                return
+            before, network = self.spec, change(self.spec.networks[0])
+            await hold(network)
+            self.record = replace(self.record, spec=replace(before, networks=(network,)))
+            try:
+                await self._parts.records.store(self.record)
+            except PlasmaError:
                 self.record = replace(self.record, spec=before)
                 self._parts.records.keep(self.record)
-            raise
+                try:
+                    await hold(before.networks[0])
+                except PlasmaError as error:
+                    log.warning("vm is held to what was not written", vm=self.spec.id, error=str(error))
+                raise
         self._changed()
 
     async def stop(self, grace_s: float) -> None:
@@ -223,18 +232,10 @@ class Machine:
         if channel is not None:
             try:
                 await self.stillness.break_off()
-                await stop.carry_out(channel, self._stop_signal(), self._ended)
+                await stop.carry_out(channel, stop_signal(self.spec, self._parts.images), self._ended)
             except Exception:
                 log.exception("vm stop broke", vm=self.spec.id)
         self._doomed.set()
-
-    def _stop_signal(self) -> str:
-        if self.spec.stop_signal is not None:
-            return self.spec.stop_signal
-        with suppress(PlasmaError, OSError):  # what its image says cannot be had
-            config = self._parts.images.config_of(self.spec.image)
-            return USUAL_STOP_SIGNAL if config is None else config.stop_signal
-        return USUAL_STOP_SIGNAL
 
     async def _or_hangs(self, over: Coroutine[None, None, object]) -> None:
         """Return when it is over.

@@ -112,9 +112,10 @@ class Machines:
         """A new VM, which has not begun.
 
         Raises:
-            CapacityError, HostError: it cannot be written down.
+            CapacityError, HostError: it cannot be written down, or have a log.
         """
         record = VmRecord(spec, VmStatus(VmState.PENDING, self._parts.clock()))
+        self._parts.logs.begin(vm_key(spec.id), spec.scope)
         self._parts.records.save(record)
         return self.enter(record)
 
@@ -133,9 +134,8 @@ class Machines:
         self.remove(vm_id)
 
     def enter(self, record: VmRecord) -> SuspendableMachine:
-        """A VM whose record is there."""
+        """A VM whose record is there, and whose log has begun."""
         machine = SuspendableMachine(record, self._parts, self.notify)
-        self._parts.logs.begin(machine.key)
         self._machines[record.spec.id] = machine
         self.notify()
         return machine

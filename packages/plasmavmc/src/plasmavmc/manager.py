@@ -266,12 +266,12 @@ class VmManager:
             PlasmaError: it failed, with the reason; the VM runs on, and there are no copies.
         """
         origin = self._machines.get(vm_id)
-        specs = [copy_of(origin.spec, identity) for identity in copies]
-        self._machines.check_new(specs)
+        self._machines.check_new([copy_of(origin.spec, identity) for identity in copies])
         template = await origin.template()
         async with AsyncExitStack() as undo:
             undo.push_async_callback(template.aclose)
-            self._machines.check_new(specs)  # others may have come meanwhile
+            specs = [copy_of(origin.spec, identity) for identity in copies]  # what it may was perhaps changed meanwhile
+            self._machines.check_new(specs)  # and others may have come
             machines = self._machines.add_all(specs)
             for machine in machines:
                 machine.start_as_copy(template)

@@ -147,6 +147,7 @@ async def import_snapshot(spec: VmSpec, key: str, stream: AsyncIterable[bytes], 
             snapshot = msgspec.structs.replace(parcel.snapshot, vm_id=spec.id, origin=parcel.snapshot.vm_id)
             undo.push_async_callback(parts.snapshots.delete, key)
             await parts.snapshots.commit(draft, snapshot)
+        parts.logs.begin(key, spec.scope)
         record = _record_of(spec, snapshot, parts)
         undo.callback(parts.records.delete, spec.id)  # it may have its name already where it is refused
         await parts.records.store(record)

@@ -153,7 +153,7 @@ class Records:
             if self._newest.get(vm_id) == number:
                 fresh.replace(path)
                 await in_thread(sync_directory, self._directory)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter where no thread can be had
             if self._newest.get(vm_id) == number:
                 raise _refused(vm_id, error) from error
         else:
@@ -248,8 +248,10 @@ def _outlives_host(status: VmStatus) -> bool:
     return status.state in _OUTLIVES_HOST and status.reason_code != COPYING
 
 
-def _refused(vm_id: str, error: OSError) -> PlasmaError:
+def _refused(vm_id: str, error: OSError | RuntimeError) -> PlasmaError:
     words = f"what VM {vm_id} has become cannot be written down"
+    if isinstance(error, RuntimeError):
+        return HostError("record-error", f"{words}: {error}", resolution="See to how many processes the host allows.")
     if is_disk_full(error):
         return disk_full(f"{words}: no space is left")
     return HostError(

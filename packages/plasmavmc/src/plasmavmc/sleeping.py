@@ -367,7 +367,7 @@ class SuspendableMachine(Machine):
         before = self.record = replace(self.record, status=replace(self.record.status, reason=""))
         try:
             await self._forget_left()
-            self.record = replace(before, handle=None)
+            self.record = replace(self.record, handle=None)
             booted = await resume(before, self.key, self._parts, self, self._commit)
         except BaseException as error:
             await self._not_resumed(before, error)
@@ -391,7 +391,8 @@ class SuspendableMachine(Machine):
         if self.record.handle is not None:
             await self._clear_away(self.record.handle)
         if self._parts.snapshots.has(self.key):
-            self.record = replace(before, handle=self._left, status=replace(before.status, reason=reason))
+            spec = self.record.spec  # what it may was perhaps changed meanwhile
+            self.record = replace(before, spec=spec, handle=self._left, status=replace(before.status, reason=reason))
             self._move(VmState.SUSPENDED, code)
         else:
             await self._parts.snapshots.delete(self.key)

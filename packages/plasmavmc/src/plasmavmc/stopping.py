@@ -14,12 +14,25 @@ from contextlib import suppress
 from plasmavmc.deadlines import Deadline, until, within
 from plasmavmc.errors import PlasmaError
 from plasmavmc.guest.api import GuestChannel
+from plasmavmc.images.store import ImageStore
+from plasmavmc.types import VmSpec
 
 EXIT_GRACE_S = 5.0
 """From the guest's last word (or its silence) to the end of the VMM."""
 ASK_S = 5.0
 """For a guest to take an order: it may not read any more."""
 KILL = "SIGKILL"
+USUAL_SIGNAL = "SIGTERM"
+
+
+def stop_signal(spec: VmSpec, images: ImageStore) -> str:
+    """What its workload is asked to end by: as its specification says, or its image, or what is usual."""
+    if spec.stop_signal is not None:
+        return spec.stop_signal
+    with suppress(PlasmaError, OSError):  # what its image says cannot be had
+        config = images.config_of(spec.image)
+        return USUAL_SIGNAL if config is None else config.stop_signal
+    return USUAL_SIGNAL
 
 
 class Stop:

@@ -13,6 +13,12 @@ is written with as few calls to the disk as segments allow, and the last lines a
 Trap: who reads a log may stop in its middle, and many may do so at once. So nothing but a place in a file is kept for a
 reader.
 
+A log is its VM's owner's. An id is free again once its VM is gone, and the next VM of it may be another project's: so the
+owner is noted beside the segments, and only a VM of the same one goes on with a log. What an older engine left without
+that note is nobody's.
+
+Trap: who reads a log that was set aside for another's goes on in its files, not in the new ones of the same names.
+
 Format of a line: `<seconds> <stream letter> <end offset> <text>`, undecodable bytes replaced, one newline at the end. A
 line of ours with the offset -1 says that a new run begins, whose guest numbers from 0 again.
 """
@@ -24,6 +30,7 @@ import errno
 import math
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
@@ -32,7 +39,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from plasmavmc.types import MIB, LogLine, LogStream
+import msgspec
+
+from plasmavmc.errors import HostError
+from plasmavmc.types import MIB, LogLine, LogStream, Scope
 
 MAX_LINE = 16 * 1024
 SEGMENT_BYTES = 8 * MIB
@@ -40,6 +50,8 @@ BUDGET_BYTES = 64 * MIB
 KEPT_S = 24 * 3600.0
 _ASIDE = "."
 """Before the name of a directory that is being removed; no key begins so."""
+_OWNER = "owner"
+"""The file beside the segments that says whose the log is."""
 _NEW_RUN = -1
 _NEW_RUN_TEXT = "a new run of this VM begins"
 _MAX_RUNS_LOOKED_AT = 100
@@ -268,6 +280,16 @@ class VmLog:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    @property
+    def directory(self) -> Path:
+        """Where its segments lie."""
+        return self._directory
+
+    def go_aside(self, directory: Path) -> None:
+        """It was moved there, and is read there to its end; no more will be written."""
+        self._directory = directory
+        self.close()
+
     def _segments(self) -> list[Path]:
         return sorted(self._directory.glob("*.log"))
 
@@ -292,7 +314,7 @@ class VmLog:
     def _cursor(self, count: int, since: float) -> _Cursor:
         """Where the last so many lines begin."""
         segments = self._segments()
-        begin = _Cursor(self._directory, segments)
+        begin = _Cursor(self, segments)
         for segment in reversed(segments):
             if count <= 0:
                 break
@@ -336,8 +358,8 @@ class VmLog:
 class _Cursor:
     """Where a follower is: segment and byte position, at first the end. A segment dropped meanwhile is passed over."""
 
-    def __init__(self, directory: Path, segments: list[Path]) -> None:
-        self._directory = directory
+    def __init__(self, log: VmLog, segments: list[Path]) -> None:
+        self._log = log
         self._segment = segments[-1].name if segments else ""
         self._position = segments[-1].stat().st_size if segments else 0
 
@@ -347,16 +369,16 @@ class _Cursor:
 
     def fresh(self) -> Iterator[LogLine]:
         """Whole lines that came since the last call."""
-        for segment in sorted(self._directory.glob("*.log")):
-            if segment.name < self._segment:
+        for name in sorted(segment.name for segment in self._log.directory.glob("*.log")):
+            if name < self._segment:
                 continue
-            if segment.name != self._segment:
-                self._segment, self._position = segment.name, 0
-            yield from self._read(segment)
+            if name != self._segment:
+                self._segment, self._position = name, 0
+            yield from self._read(name)
 
-    def _read(self, segment: Path) -> Iterator[LogLine]:
+    def _read(self, name: str) -> Iterator[LogLine]:
         try:
-            with segment.open("rb") as stream:
+            with (self._log.directory / name).open("rb") as stream:
                 stream.seek(self._position)
                 for raw in stream:
                     if not raw.endswith(b"\n"):
@@ -384,10 +406,27 @@ class LogStore:
             self._logs[key] = VmLog(self._root / key, clock=self._clock)
         return self._logs[key]
 
-    def begin(self, key: str) -> None:
-        """A VM is made: where one of this key has written before, a new run begins."""
-        if (self._root / key).is_dir():
+    def begin(self, key: str, owner: Scope) -> None:
+        """A VM is made: where one of this key and owner has written before, a new run begins; else a log of its own does.
+
+        Raises:
+            HostError: `log-error`, another's log cannot be taken out of the way.
+        """
+        words = msgspec.json.encode((owner.org, owner.project))
+        if _owner_of(self._root / key) == words:
             self.open(key).begin_anew()
+            return
+        try:
+            self._set_aside(key)
+        except OSError as error:
+            raise HostError(
+                "log-error",
+                f"the log of an earlier VM of this id is in the way of a new one's: {error.strerror or error}",
+                resolution="See to the data directory's disk.",
+            ) from error
+        with suppress(OSError):  # a log without the note ends with its VM
+            (self._root / key).mkdir(mode=0o700)
+            (self._root / key / _OWNER).write_bytes(words)
 
     def find(self, key: str) -> VmLog | None:
         """The log of a VM, if one exists; that of an ended VM is closed already."""
@@ -404,7 +443,7 @@ class LogStore:
         """
         due = await asyncio.to_thread(self._due, kept())
         known = kept()
-        aside = [key for key in due - known if self._set_aside(key)]
+        aside = [key for key in due - known if self._try_aside(key)]
         for key in [key for key, each in self._logs.items() if key not in known and each.closed]:
             del self._logs[key]
         await asyncio.to_thread(self._remove_aside)
@@ -416,19 +455,34 @@ class LogStore:
         names = {directory.name for directory in self._root.iterdir() if not directory.name.startswith(_ASIDE)}
         return {name for name in names - kept if now - _last_change(self._root / name) >= KEPT_S}
 
-    def _set_aside(self, key: str) -> bool:
-        """Take a log out of the way in one step, so that a VM of its key that begins meanwhile gets one of its own."""
+    def _try_aside(self, key: str) -> bool:
         try:
-            (self._root / key).rename(self._root / f"{_ASIDE}{key}")
+            self._set_aside(key)
         except OSError:
-            return False  # what an earlier sweep could not remove is in the way: it is tried again
-        self._logs.pop(key, None)
+            return False  # it is tried again by the next sweep
         return True
+
+    def _set_aside(self, key: str) -> None:
+        """Take a log out of the way in one step, so that a VM of its key that begins meanwhile gets one of its own; the next
+        sweep removes it. Raises `OSError`: it is there as it was."""
+        aside = self._root / f"{_ASIDE}{key}-{secrets.token_hex(8)}"  # what a sweep could not remove is not in the way
+        with suppress(FileNotFoundError):  # the disk may have taken nothing of it
+            (self._root / key).rename(aside)
+        if (log := self._logs.pop(key, None)) is not None:
+            log.go_aside(aside)
 
     def _remove_aside(self) -> None:
         for directory in self._root.iterdir():
             if directory.name.startswith(_ASIDE):
                 shutil.rmtree(directory, ignore_errors=True)
+
+
+def _owner_of(directory: Path) -> bytes:
+    """Whose log lies there, as it was noted; empty where nobody knows."""
+    try:
+        return (directory / _OWNER).read_bytes()
+    except OSError:
+        return b""
 
 
 def _last_change(directory: Path) -> float:

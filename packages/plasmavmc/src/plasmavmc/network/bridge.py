@@ -159,12 +159,24 @@ class BridgeNetwork:
         return self._routed.lacking
 
     async def restrict(self, key: str, egress: Egress) -> None:
-        if self._members.restrict(key, egress):
-            await self._follow()
+        await self._change(key, lambda: self._members.restrict(key, egress))
 
     async def screen(self, key: str, identity: str, ingress: Ingress) -> None:
-        if self._members.screen(key, identity, ingress):
+        await self._change(key, lambda: self._members.screen(key, identity, ingress))
+
+    async def _change(self, key: str, change: Callable[[], object]) -> None:
+        """Change a member, if it is one; where the rules are refused it is taken back, or the next of anybody's would bring
+        it into force."""
+        before = self._members.find(key)
+        change()
+        changed = self._members.find(key)
+        if before is None or changed is None:
+            return
+        try:
             await self._follow()
+        except BaseException:
+            self._members.take_back(key, changed, before)
+            raise
 
     async def recognize(self, sources: Sequence[Source]) -> None:
         if self._members.recognize(sources):

@@ -52,6 +52,15 @@ class Members:
         member = self._members.get(key)
         return "" if member is None else member.tap
 
+    def find(self, key: str) -> Member | None:
+        """The member that `key` is now, if it has a place."""
+        return self._members.get(key)
+
+    def take_back(self, key: str, changed: Member, before: Member) -> None:
+        """Undo what made `key` this member; where it is another by now, that stands."""
+        if self._members.get(key) is changed:
+            self._members[key] = before
+
     def rules(self) -> RuleSet:
         """The rules for all members, in a stable order."""
         members = tuple(self._members[key] for key in sorted(self._members))
