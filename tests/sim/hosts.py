@@ -204,7 +204,7 @@ class SimEngine(MemoryEngine):
 
     def power_off(self) -> None:
         """All VMs are gone with their host."""
-        self._world.watch.vms_cut_off(self._vms, self._host.told)
+        self._world.watch.power_lost(self._host.node_id, self._host.told)
         for vm in self._vms.values():
             if vm.life is not None:
                 vm.life.cancel()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ from shellwego.core.apps import App, Release
 from shellwego.core.deployments import DEPLOYMENT_MOVES, Deployment, DeploymentState
 from shellwego.core.events import AuditRecord, Event, LoopLease
 from shellwego.core.events import Counter as Number
-from shellwego.core.instances import PHASE_MOVES, TERMINAL, Desired, Instance, Observed, OwnerKind, Phase, Sleep
+from shellwego.core.instances import PHASE_MOVES, TERMINAL, Desired, Instance, OwnerKind, Phase, Sleep
 from shellwego.core.liveness import DEFAULT_TERMS, FLAPS
 from shellwego.core.moves import MoveStage
 from shellwego.core.nodes import Node, NodeHealth, Scheduling
@@ -102,9 +102,9 @@ class Watch:
         self._heard: dict[str, float] = {}
         self._slept: dict[str, float] = {}
         """When an instance was told last that it is to sleep."""
-        self._cut_off: set[tuple[str, tuple[int, int]]] = set()
-        """VMs that were gone with their host, and the last epoch and sequence that its agent may have told before: what runs
-        under such an id after it is a VM that has passed no check."""
+        self._power_losses: set[tuple[str, tuple[int, int]]] = set()
+        """Nodes whose host lost its power, and the last epoch and sequence that its agent may have told before: attempts are
+        counted from the first again, so what runs under a known id after it is a VM that has passed no check."""
         self._memories = holdings.Memories(world)
         self.contents = Contents(world)
         self._made: dict[str, str] = {}
@@ -208,15 +208,15 @@ class Watch:
         node = tx.nodes.get(new.node_id)
         if node is not None and seen.sequence and report.epoch != node.epoch:
             yield "stale-observation", f"instance {new.id}: of epoch {report.epoch}, the node's is {node.epoch}"
-        same = (seen.vm_id, seen.attempt) == (before.vm_id, before.attempt) and not self._begins_anew(before, seen)
+        same = (seen.vm_id, seen.attempt) == (before.vm_id, before.attempt) and not self._begins_anew(old, new)
         slept = self._world.clock.monotonic() < self._slept.get(new.id, float("-inf")) + _WOKEN_S
         if same and not slept and (old.phase, new.phase, seen.detail) == (Phase.HEALTHY, Phase.STARTING, "checks"):
             yield "forgot-health", f"instance {new.id}: {seen.reason or seen.detail}"
 
-    def _begins_anew(self, before: Observed, seen: Observed) -> bool:
-        """Whether the host of a VM lost its power between two observations of it."""
-        between = (before.epoch, before.sequence), (seen.epoch, seen.sequence)
-        return any(id_ == seen.vm_id and between[0] <= last < between[1] for id_, last in self._cut_off)
+    def _begins_anew(self, old: Instance, new: Instance) -> bool:
+        """Whether the host of an instance lost its power between two observations of it."""
+        before, after = ((seen.epoch, seen.sequence) for seen in (old.observed, new.observed))
+        return any(node_id == new.node_id and before <= last < after for node_id, last in self._power_losses)
 
     def _stopped(self, tx: Transaction, instance: Instance) -> Iterator[tuple[str, str]]:
         if instance.desired is Desired.DRAIN or instance.sleeps:
@@ -334,9 +334,9 @@ class Watch:
             if set(others) - {order.vm_id}:
                 self.violated("two-owners", f"{mount.volume_id}: {order.vm_id} beside {others}")
 
-    def vms_cut_off(self, vm_ids: Iterable[str], last: tuple[int, int]) -> None:
-        """The host of these VMs lost its power; its agent told nothing above this epoch and sequence."""
-        self._cut_off.update((vm_id, last) for vm_id in vm_ids)
+    def power_lost(self, node_id: str, last: tuple[int, int]) -> None:
+        """The host of a node lost its power; its agent told nothing above this epoch and sequence."""
+        self._power_losses.add((node_id, last))
 
     def vm_woken(self, node: str, vm_id: str, memory: str) -> None:
         """A VM goes on with a memory."""
