@@ -139,7 +139,7 @@ class EngineImages:
 
     # ImageApi
 
-    async def register(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> AsyncIterator[ImageProgress | Image]:
+    async def register(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> AsyncGenerator[ImageProgress | Image]:
         """Raises besides `CapacityError`: `too-many`, the principal has as many waiting as it may, or all have under way."""
         is_upload = isinstance(order.source, Upload)
         report = _Report(ImageProgress("upload" if is_upload else "resolve"))

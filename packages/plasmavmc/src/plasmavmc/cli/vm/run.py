@@ -133,8 +133,7 @@ async def until_runs(engine: EngineClient, vm: Vm) -> Vm:
 
     from plasmavmc.states import ENDED, VmState  # noqa: PLC0415
 
-    events: Any = engine.vms.watch()
-    async with aclosing(events):
+    async with aclosing(engine.vms.watch()) as events:
         async for event in events:
             if event.deleted_vm_id == vm.spec.id:
                 break

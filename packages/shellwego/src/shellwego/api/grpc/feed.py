@@ -7,9 +7,8 @@ watchers nothing is missed, for what is compared is the whole of them: who comes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, cast
 
 import structlog
 
@@ -38,13 +37,11 @@ class VmFeed:
         self._following: asyncio.Task[None] | None = None
         self._reading = asyncio.Lock()
 
-    async def watch(self, after: Position | None) -> AsyncIterator[VmEvent]:
+    async def watch(self, after: Position | None) -> AsyncGenerator[VmEvent]:
         """See `plasmavmc.rpc.api.VmApi.watch`."""
-        async with self._followed():
-            events = self._history.read(after)
-            async with aclosing(cast("Any", events)):
-                async for event in events:
-                    yield event
+        async with self._followed(), aclosing(self._history.read(after)) as events:
+            async for event in events:
+                yield event
 
     @asynccontextmanager
     async def _followed(self) -> AsyncIterator[None]:
