@@ -13,7 +13,7 @@ from contextlib import aclosing, asynccontextmanager
 import structlog
 
 from plasmavmc.rpc.api import Position, VmEvent
-from plasmavmc.rpc.watch import KEPT_CHANGES, History
+from plasmavmc.rpc.watch import History
 from plasmavmc.types import Vm
 from shellwego.api.grpc.errors import translated
 from shellwego.api.grpc.views import vm_view
@@ -30,9 +30,9 @@ _log = structlog.get_logger(__name__)
 class VmFeed:
     """See the module's head. One for all watchers."""
 
-    def __init__(self, control: Control, *, kept: int = KEPT_CHANGES) -> None:
+    def __init__(self, control: Control) -> None:
         self._control = control
-        self._history = History(kept=kept)
+        self._history = History()
         self._watchers = 0
         self._following: asyncio.Task[None] | None = None
         self._reading = asyncio.Lock()
