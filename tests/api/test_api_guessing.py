@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from shellwego.control.identity import make_identity
+from shellwego.control.passwords import AT_ONCE, WAITING
 from shellwego.core.errors import UnavailableError
 from shellwego.drivers.passwords.memory import MemoryHasher
 from tests.api.api_world import ADMIN, World
@@ -85,7 +86,7 @@ async def test_attempts_are_audited_without_what_was_typed(world: World) -> None
 
 async def test_who_comes_when_too_many_hash_is_told_to_come_again(world: World) -> None:
     passwords = world.app.state.context.identity.passwords
-    passwords._held = passwords._most
+    passwords._held = AT_ONCE + WAITING
     with pytest.raises(UnavailableError):
         await passwords.hash("x")
     answer = await sign_in(world)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import NoReturn
 
 import grpc
 import pytest
@@ -220,7 +220,7 @@ async def uploading(client: EngineClient) -> AsyncIterator[None]:
         yield b"x"
         await never.wait()
 
-    async with aclosing(cast("Any", client.images.register(upload("stalled"), stalled()))) as told:
+    async with aclosing(client.images.register(upload("stalled"), stalled())) as told:
         await anext(told)
         yield
 

@@ -15,7 +15,7 @@ while things come and go.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -136,7 +136,7 @@ class VmApi(Protocol):
     async def list_vms(self, chosen: VmFilter, reach: Reach, *, after: str, limit: int) -> Sequence[Vm]:
         """VMs within reach in the order of their ids, those above `after` only, with what they use."""
 
-    def watch(self, after: Position | None) -> AsyncIterator[VmEvent]:
+    def watch(self, after: Position | None) -> AsyncGenerator[VmEvent]:
         """Every change since a position; a snapshot first without one, or where it is no longer (or never was) known.
 
         A reader that falls too far behind gets a snapshot again. All VMs are told: the caller chooses.
@@ -232,7 +232,7 @@ class ImageProgress:
 class ImageApi(Protocol):
     """Images."""
 
-    def register(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> AsyncIterator[ImageProgress | Image]:
+    def register(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> AsyncGenerator[ImageProgress | Image]:
         """Progress, and last the image. `chunks` are the upload's bytes."""
 
     async def get_image(self, scope: Scope, image: str) -> Image:
@@ -296,7 +296,7 @@ class NodeApi(Protocol):
     async def list_nodes(self, *, after: str, limit: int) -> Sequence[Node]:
         """Nodes in the order of their ids, those above `after` only."""
 
-    def watch_nodes(self) -> AsyncIterator[Node]:
+    def watch_nodes(self) -> AsyncGenerator[Node]:
         """Each node as it is, then as it changes. A slow reader skips states between."""
 
     async def cordon(self, node_id: str) -> Node:

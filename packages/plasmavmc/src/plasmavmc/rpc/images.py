@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, cast
 
 from plasmavmc.deadlines import within
 from plasmavmc.errors import InvalidSpecError, NotFoundError, UnavailableError
@@ -58,8 +57,7 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
         order = ImageOrder(scope, asked.source, asked.name, asked.login, call.principal.id)
         call.subject = order.name
         await context.send_initial_metadata((UPLOAD_WANTED,))
-        events = self._api.register(order, _chunks(request_iterator))
-        async with aclosing(cast("Any", events)):
+        async with aclosing(self._api.register(order, _chunks(request_iterator))) as events:
             async for event in events:
                 match event:
                     case Image():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, cast
 
 from plasmavmc.errors import InvalidSpecError, NotFoundError
 from plasmavmc.rpc.api import Node, NodeApi
@@ -44,8 +43,7 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
 
     async def WatchNodes(self, request: node_pb2.WatchNodesRequest, context: Context) -> AsyncIterator[node_pb2.Node]:
         await current_call().admit(SYSTEM_SCOPE, absent=node_not_found(""))
-        nodes = self._api.watch_nodes()
-        async with aclosing(cast("Any", nodes)):
+        async with aclosing(self._api.watch_nodes()) as nodes:
             async for node in nodes:
                 yield node_to_pb(node)
 

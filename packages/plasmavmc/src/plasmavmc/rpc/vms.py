@@ -137,8 +137,7 @@ class VmServicer(vm_pb2_grpc.VmServiceServicer):
         self, request: vm_pb2.WatchVmsRequest, context: Context
     ) -> AsyncIterator[vm_pb2.WatchVmsResponse]:
         call, chosen = current_call(), filter_from_pb(request.filter)
-        events = self._api.watch(position_of(request.resume_token))
-        async with aclosing(cast("Any", events)):
+        async with aclosing(self._api.watch(position_of(request.resume_token))) as events:
             async for event in events:
                 answer = told_event(event, chosen, await call.reach())
                 if answer is not None:

@@ -14,7 +14,7 @@ import asyncio
 import re
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from plasmavmc.errors import InvalidSpecError
 from plasmavmc.rpc.api import Position, SnapshotBegun, SnapshotDone, SnapshotVm, VmChange, VmEvent
@@ -65,7 +65,7 @@ class History:
         self._news.set()
         self._news = asyncio.Event()
 
-    async def read(self, after: Position | None) -> AsyncIterator[VmEvent]:
+    async def read(self, after: Position | None) -> AsyncGenerator[VmEvent]:
         """Every change after a position, for ever; a snapshot where they are not known."""
         revision = -1 if after is None or after.epoch != self._epoch else after.revision
         while True:

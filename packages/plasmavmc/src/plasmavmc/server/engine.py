@@ -11,7 +11,7 @@ may become another project's while an order waits; the order was allowed on the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -172,7 +172,7 @@ class EngineVms:
             return replace(vm, status=replace(vm.status, usage=used))
         return vm
 
-    def watch(self, after: Position | None) -> AsyncIterator[VmEvent]:
+    def watch(self, after: Position | None) -> AsyncGenerator[VmEvent]:
         return self._history.read(after)
 
     async def exec(self, vm_id: str, spec: ExecSpec) -> ExecSession:

@@ -68,6 +68,7 @@ UNWANTED_S = 3600.0
 """What no image needs, and nobody came back for in that time, goes with the next look at the budget."""
 _AT_ONCE = 4
 """Images that are read and built: each takes a core."""
+_LIMITS = ImageLimits()
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 log = structlog.get_logger("plasmavmc.images")
@@ -116,16 +117,12 @@ class EngineImages:
         *,
         vms: Callable[[], Sequence[Vm]],
         policy: RegistryPolicy,
-        limits: ImageLimits = ImageLimits(),  # noqa: B008 - a frozen value
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._blobs = blobs
         self._catalogue = catalogue
         self._vms = vms
         self._policy = policy
-        self._limits = limits
-        self._clock = clock
         self._platform = host_platform()
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._uploads = Lines("uploads", each=UPLOADS_EACH, most=UPLOADS, waiting=UPLOADS_WAITING)
@@ -139,7 +136,7 @@ class EngineImages:
 
     # ImageApi
 
-    async def register(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> AsyncIterator[ImageProgress | Image]:
+    async def register(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> AsyncGenerator[ImageProgress | Image]:
         """Raises besides `CapacityError`: `too-many`, the principal has as many waiting as it may, or all have under way."""
         is_upload = isinstance(order.source, Upload)
         report = _Report(ImageProgress("upload" if is_upload else "resolve"))
@@ -208,7 +205,7 @@ class EngineImages:
                 report.stage("fetch", manifest.config.size + sum(layer.size for layer in manifest.layers))
                 asker = await self._asker(order.scope)
                 store = self._blobs.noting(report.brought)
-                await pull(manifest.digest, _Counted(source, report), store, self._limits, asker)
+                await pull(manifest.digest, _Counted(source, report), store, _LIMITS, asker)
                 report.brought.add(manifest.digest)  # also where an earlier try has left it
             async with self._slots:
                 return await self._enter(order.scope, manifest.digest, name, report)
@@ -241,7 +238,7 @@ class EngineImages:
     ) -> tuple[ArchivedImage, ...]:
         """As `load_archive`; who said that it is a module is not told what is wrong with it as a tar."""
         try:
-            return await load_archive(chunks, store, self._platform, self._limits)
+            return await load_archive(chunks, store, self._platform, _LIMITS)
         except ImageError as error:
             if order.source is Upload.WASM and error.code in ("image-tar", "image-archive"):
                 raise ImageError(
@@ -255,7 +252,7 @@ class EngineImages:
         report.stage("build")
         built = await self._store.ensure(digest, self._blobs)
         self._came.set()
-        return self._measured(self._catalogue.add(_image_of(built, scope, self._clock()), name))
+        return self._measured(self._catalogue.add(_image_of(built, scope, time.time()), name))
 
     async def _asker(self, scope: Scope) -> Asker:
         """A scope, with the blobs of its own images and of everybody's: those need not come again."""
@@ -302,8 +299,8 @@ class EngineImages:
         stored = [
             StoredImage(each.digest, each.disk_bytes, each.used_at, each.digest in used) for each in entries.values()
         ]
-        gone = [digest for digest in surplus(stored, budget_bytes, self._clock()) if await self._drop(digest)]
-        await self._collect_blobs(self._clock() - UNWANTED_S)
+        gone = [digest for digest in surplus(stored, budget_bytes, time.time()) if await self._drop(digest)]
+        await self._collect_blobs(time.time() - UNWANTED_S)
         return tuple(entries[digest] for digest in gone)
 
     async def _drop(self, digest: str) -> bool:

@@ -7,7 +7,7 @@ included. `drained` is not kept: it is seen.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,7 +123,7 @@ class EngineNode:
     async def list_nodes(self, *, after: str, limit: int) -> Sequence[Node]:
         return (self._view(),) if self._site.id > after else ()
 
-    async def watch_nodes(self) -> AsyncIterator[Node]:
+    async def watch_nodes(self) -> AsyncGenerator[Node]:
         told: Node | None = None
         while True:
             news, now = self._news, self._view()

@@ -23,11 +23,10 @@ WAITING = 32
 class Passwords:
     """A hasher behind a bounded queue."""
 
-    def __init__(self, hasher: PasswordHasher, *, at_once: int = AT_ONCE, waiting: int = WAITING) -> None:
+    def __init__(self, hasher: PasswordHasher) -> None:
         self._hasher = hasher
-        self._most = at_once + waiting
         self._held = 0
-        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="passwords")
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="passwords")
         self._decoy = ""
 
     def close(self) -> None:
@@ -53,7 +52,7 @@ class Passwords:
         return matched and bool(hashed)
 
     async def _run(self, work: Callable[[], T]) -> T:
-        if self._held >= self._most:
+        if self._held >= AT_ONCE + WAITING:
             raise UnavailableError("busy", "too many sign in at once", resolution="Try again in a second.")
         self._held += 1
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,18 +14,20 @@ from plasmavmc.cli.vm.making import created
 from plasmavmc.cli.vm.wish import Wish, make, wish_options
 from plasmavmc.cli.working import with_engine
 
+if TYPE_CHECKING:
+    from plasmavmc.rpc.client import EngineClient
+    from plasmavmc.types import Vm
+
 
 @click.command(context_settings={**HELP, "allow_interspersed_args": False})
 @wish_options
 @result_options
 def create(output: str, **given: Any) -> None:
     """Make a VM without starting it, and print its id. Its image is pulled where it is missing."""
-    from plasmavmc.types import Vm  # noqa: PLC0415
-
     wish, scope = Wish(given), connection().scope()
     wish.check()
 
-    async def work(engine: Any) -> Vm:
+    async def work(engine: EngineClient) -> Vm:
         spec = await make(engine, wish, scope, attached=False, quiet=output != "table")
         return await created(engine, spec)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -165,7 +165,7 @@ def fork(output: str, vm_word: str, count: int, name: str) -> None:
     """Copy a running VM: the copies go on from where it is. Refused where the backend has not that ability."""
     scope = connection().scope()
 
-    async def work(engine: EngineClient) -> Any:
+    async def work(engine: EngineClient) -> tuple[Vm, ...]:
         from plasmavmc.types import ForkIdentity  # noqa: PLC0415
 
         origin = await find(engine, vm_word, scope)

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -108,7 +108,7 @@ def _moment(text: str) -> float:
     if match is not None:
         return time.time() - int(match[1]) * _SECONDS[match[2]]
     try:
-        found: Any = datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text)
     except ValueError:
         raise values.refused("--since", text, "write 10m, 2h, or 2026-01-31T12:00:00Z") from None
-    return float((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

@@ -30,7 +30,7 @@ from plasmavmc.cli.working import with_engine
 
 if TYPE_CHECKING:
     from plasmavmc.rpc.client import EngineClient
-    from plasmavmc.types import Vm, VmSpec
+    from plasmavmc.types import Scope, Vm, VmSpec
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S, GOOD_RUN_S = 0.1, 60.0, 10.0
 """Before a restart: doubled each time, and short again after a run that was so long."""
@@ -93,7 +93,7 @@ def _order(given: dict[str, Any], output: str) -> _Order:
     return _Order(wish=wish, detach=detach, remove=remove, restart=restart, how=how)
 
 
-async def _run(engine: EngineClient, order: _Order, scope: Any, output: str) -> int:
+async def _run(engine: EngineClient, order: _Order, scope: Scope | None, output: str) -> int:
     spec = await make(engine, order.wish, scope, attached=not order.detach, quiet=output != "table")
     if order.detach:
         return await _detached(engine, spec, order, output)
@@ -133,8 +133,7 @@ async def until_runs(engine: EngineClient, vm: Vm) -> Vm:
 
     from plasmavmc.states import ENDED, VmState  # noqa: PLC0415
 
-    events: Any = engine.vms.watch()
-    async with aclosing(events):
+    async with aclosing(engine.vms.watch()) as events:
         async for event in events:
             if event.deleted_vm_id == vm.spec.id:
                 break

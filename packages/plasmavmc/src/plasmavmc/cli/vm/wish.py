@@ -17,7 +17,7 @@ from plasmavmc.cli.ends import RUN_FAILED, USAGE, Failure
 from plasmavmc.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from plasmavmc.rpc.api import Image
+    from plasmavmc.rpc.api import Image, ImageOrder, RegistryLogin
     from plasmavmc.rpc.client import EngineClient
     from plasmavmc.types import NetworkSpec, Scope, Stdio, VmSpec
 
@@ -248,7 +248,13 @@ async def chunks_of(stream: BinaryIO) -> AsyncIterator[bytes]:
 
 
 async def pull_image(
-    engine: EngineClient, name: str, scope: Scope | None, *, quiet: bool, kept_as: str = "", login: Any = None
+    engine: EngineClient,
+    name: str,
+    scope: Scope | None,
+    *,
+    quiet: bool,
+    kept_as: str = "",
+    login: RegistryLogin | None = None,
 ) -> Image:
     """Bring an image in from its registry, and tell how far it is."""
     from plasmavmc.rpc.api import ImageOrder  # noqa: PLC0415
@@ -258,7 +264,9 @@ async def pull_image(
     return await taken_in(engine, order, None, Progress(name, quiet=quiet))
 
 
-async def taken_in(engine: EngineClient, order: Any, chunks: Any, progress: Progress) -> Image:
+async def taken_in(
+    engine: EngineClient, order: ImageOrder, chunks: AsyncIterator[bytes] | None, progress: Progress
+) -> Image:
     """Follow a registration to its end."""
     from plasmavmc.rpc.api import ImageProgress  # noqa: PLC0415
 

@@ -10,14 +10,13 @@ Only what was let in here is looked at: translated, at a port that may be publis
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from itertools import product
 from typing import NamedTuple
 
 from plasmavmc.errors import HostError
 from plasmavmc.host.helper import conntrack
-from plasmavmc.host.helper.conntrack import Doomed, Entry
+from plasmavmc.host.helper.conntrack import Entry
 from plasmavmc.host.operations import RuleSet
 from plasmavmc.host.ports import OpenPort, PublishSite, Transport
 
@@ -46,11 +45,10 @@ def ways_of(rules: RuleSet) -> frozenset[Way]:
 
 
 class Connections:
-    """Keeps connections to the ways that there are. `forget` makes the kernel forget; `conntrack`."""
+    """Keeps connections to the ways that there are. The kernel forgets the others (`conntrack`)."""
 
-    def __init__(self, site: PublishSite, forget: Callable[[Doomed], None] = conntrack.forget_led) -> None:
+    def __init__(self, site: PublishSite) -> None:
         self._site = site
-        self._make_forget = forget
         self._ways: frozenset[Way] | None = None
         """Those that there were; None: that is not known, as at the start."""
         self._ports: tuple[OpenPort, ...] = ()
@@ -84,7 +82,7 @@ class Connections:
             return (protocol, entry.port, entry.answerer, entry.answering_port) not in kept
 
         try:
-            self._make_forget(doomed)
+            conntrack.forget_led(doomed)
         except OSError as error:
             raise HostError(
                 "host-connections", f"connections at published ports cannot be forgotten: {error.strerror or error}"

@@ -49,11 +49,10 @@ class _Chosen:
 class TapGuard:
     """The programs at the taps of one installation. `ways` are those that may be used, best first."""
 
-    def __init__(self, names: HostNames, ways: Sequence[str], file_system: Path = BPF_FILE_SYSTEM) -> None:
+    def __init__(self, names: HostNames, ways: Sequence[str]) -> None:
         self._names = names
         self._ways = tuple(ways)
-        self._file_system = file_system
-        self._pins = file_system / f"swg-{names.key}"
+        self._pins = BPF_FILE_SYSTEM / f"swg-{names.key}"
         self._chosen: _Chosen | None = None
         self.tried = False
         self._lacks: list[str] = []
@@ -98,7 +97,7 @@ class TapGuard:
     def _try(self, way: str, interface: int) -> _Chosen:
         pins: Path | None = self._pins
         try:
-            ensure_file_system(Path("/proc/self/mounts").read_text(), self._file_system)
+            ensure_file_system(Path("/proc/self/mounts").read_text())
         except OSError:
             if way == TCX:
                 raise  # its links would end with this process

@@ -87,16 +87,16 @@ def shipped_object(path: Path) -> BpfObject:
     return built
 
 
-def ensure_file_system(mounts: str, place: Path = BPF_FILE_SYSTEM) -> None:
+def ensure_file_system(mounts: str) -> None:
     """Have a bpf file system at its usual place; `mounts` is what is mounted now, as in /proc/self/mounts.
 
     Raises:
         OSError: it cannot be mounted.
     """
-    if any(line.split()[1:3] == [str(place), "bpf"] for line in mounts.splitlines()):
+    if any(line.split()[1:3] == [str(BPF_FILE_SYSTEM), "bpf"] for line in mounts.splitlines()):
         return
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"bpf", bytes(place), b"bpf", _MOUNT_FLAGS, b"mode=700") != 0:
+    if libc.mount(b"bpf", bytes(BPF_FILE_SYSTEM), b"bpf", _MOUNT_FLAGS, b"mode=700") != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"cannot mount a bpf file system: {os.strerror(code)}")
 

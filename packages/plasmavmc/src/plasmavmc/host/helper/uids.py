@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -110,10 +110,10 @@ def _text_of(path: Path) -> str:
         return ""
 
 
-def _owners(directories: Collection[Path] = WRITABLE_BY_ALL) -> set[int]:
+def _owners() -> set[int]:
     """Uids that have a file in a place that is open to every uid."""
     found: set[int] = set()
-    for directory in directories:
+    for directory in WRITABLE_BY_ALL:
         with suppress(OSError), os.scandir(directory) as entries:
             for entry in entries:
                 with suppress(OSError):

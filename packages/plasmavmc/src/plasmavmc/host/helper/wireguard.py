@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from socket import if_nametoindex
@@ -61,22 +61,11 @@ class _Slot:
 class Tunnels:
     """The devices of one installation. `settle_s`: see `rotation.SETTLE_S`."""
 
-    def __init__(
-        self,
-        ip: IPRoute,
-        names: HostNames,
-        program: WireguardGo,
-        *,
-        settle_s: float,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, ip: IPRoute, names: HostNames, program: WireguardGo, *, settle_s: float) -> None:
         self._ip = ip
         self._names = names
         self._program = program
         self._settle_s = settle_s
-        self._clock = clock
-        self._wall = wall
         self._devices: Devices | None = None
         self._slots: dict[int, _Slot] = {}
         self._ways: dict[str, int] = {}
@@ -165,7 +154,7 @@ class Tunnels:
         known = self._slots.pop(slot, None)
         if known is None:
             private = draw_key()
-            known = _Slot(private, public_key(private), rotation.first_generation(step, slot), self._clock())
+            known = _Slot(private, public_key(private), rotation.first_generation(step, slot), time.monotonic())
         devices.change(self._name(slot), Change(known.private_key, port))
         self._note_generation(slot, known.generation)
         known.port, known.ends = port, {}
@@ -179,14 +168,14 @@ class Tunnels:
         if sight.port != port:
             devices.change(self._name(slot), Change(port=port))
         generation = self._noted_generation(slot, rotation.first_generation(step, slot))
-        self._slots[slot] = _Slot(sight.private_key, public_key(sight.private_key), generation, self._clock(), port)
+        self._slots[slot] = _Slot(sight.private_key, public_key(sight.private_key), generation, time.monotonic(), port)
 
     def _exchange(self, devices: Devices, step: int) -> None:
         """Give the slot that is not in use the next key, where it is time."""
         following = rotation.next_generation(step, [self._slots[slot].generation for slot in SLOTS])
         slot = 1 - rotation.slot_in_use(step)
         known = self._slots[slot]
-        if following is None or self._clock() - known.used_at < self._settle_s:
+        if following is None or time.monotonic() - known.used_at < self._settle_s:
             return
         private, name = draw_key(), self._name(slot)
         devices.change(name, Change(gone=tuple(devices.look(name).handshakes)))
@@ -217,14 +206,14 @@ class Tunnels:
         known.ends = wanted
 
     def _choose_ways(self, peers: Sequence[Peer], step: int, sights: Sequence[Sight]) -> None:
-        now, ways = self._wall(), {}
+        now, ways = time.time(), {}
         for peer in peers:
             ages = [_age(sight.handshakes, peer.keys[slot], now) for slot, sight in enumerate(sights)]
             network = str(peer.network)
             ways[network] = rotation.chosen_slot(step, ages, self._ways.get(network))
         self._ways = ways
         for slot in set(ways.values()):
-            self._slots[slot].used_at = self._clock()
+            self._slots[slot].used_at = time.monotonic()
 
 
 def who_encrypts(ip: IPRoute) -> str:

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from plasmavmc.backends import Acceleration, BackendCapabilities, Isolation
 from plasmavmc.errors import ConflictError, GuestError, UnavailableError
@@ -48,20 +47,6 @@ _SHARED, _PRIVATE = "shared", "private"
 """Of a VM's memory: a memfd of its own, or what it has written over another's."""
 
 
-class ChannelOpener(Protocol):
-    """Attaches to a guest's channel: `guest.opening.open_channel`."""
-
-    async def __call__(self, path: Path, *, fresh: bool, deadline_s: float) -> GuestChannel: ...
-
-
-class ChannelWaker(Protocol):
-    """Attaches to a restored guest's channel: `guest.opening.wake_channel`."""
-
-    async def __call__(
-        self, path: Path, card: GuestCard, let_run: Callable[[], Awaitable[None]], *, deadline_s: float
-    ) -> GuestChannel: ...
-
-
 class KvmBackend:
     """QEMU on this host. New VMs get `machine`, whose acceleration is what the probe found to work."""
 
@@ -70,15 +55,11 @@ class KvmBackend:
         host: Host,
         machine: QemuMachine,
         *,
-        channel: ChannelOpener = open_channel,
-        waker: ChannelWaker = wake_channel,
         recover_deadline_s: float = RECOVER_DEADLINE_S,
         seating: Seating | None = None,
     ) -> None:
         self._host = host
         self._machine = machine
-        self._open_channel = channel
-        self._wake_channel = waker
         self._recover_deadline_s = recover_deadline_s
         self._seating = seating
         self._vms: HeldVms[QemuVm] = HeldVms()
@@ -127,7 +108,7 @@ class KvmBackend:
         vm = self._vms.of(handle)
         monitor = await vm.first_monitor()
         hello = asyncio.create_task(
-            self._open_channel(vm.sockets.channel, fresh=True, deadline_s=HELLO_DEADLINE_S),
+            open_channel(vm.sockets.channel, fresh=True, deadline_s=HELLO_DEADLINE_S),
             name=f"hello {handle.vm_id}",
         )
         try:
@@ -244,7 +225,7 @@ class KvmBackend:
             await monitor.execute("cont")
 
         try:
-            return await self._wake_channel(vm.sockets.channel, card, let_run, deadline_s=WAKE_DEADLINE_S)
+            return await wake_channel(vm.sockets.channel, card, let_run, deadline_s=WAKE_DEADLINE_S)
         except GuestError as error:
             if error.code.startswith("thaw-"):
                 raise
@@ -287,7 +268,7 @@ class KvmBackend:
                 return None
             with suppress(OSError):
                 vm.process.console = connect_console(vm.sockets.console)
-            return await self._open_channel(vm.sockets.channel, fresh=False, deadline_s=self._recover_deadline_s)
+            return await open_channel(vm.sockets.channel, fresh=False, deadline_s=self._recover_deadline_s)
         except (GuestError, UnavailableError):
             if await vm.process.ended(1.0):  # it ended just now
                 return None

@@ -39,8 +39,8 @@ _LINGER_BYTES = MIB
 class Bodies:
     """The memory that bodies of requests lie in, all together."""
 
-    def __init__(self, most: int = MAX_HELD_BYTES) -> None:
-        self._left = most
+    def __init__(self) -> None:
+        self._left = MAX_HELD_BYTES
 
     def take(self, size: int) -> None:
         """Raises `BadRequestError`: 503, there is no room now."""

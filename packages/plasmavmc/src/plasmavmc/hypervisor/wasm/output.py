@@ -30,8 +30,7 @@ class _Piece:
 class OutputRing:
     """See the module's head. Offsets are absolute."""
 
-    def __init__(self, size: int = RING_BYTES) -> None:
-        self._size = size
+    def __init__(self) -> None:
         self._pieces: deque[_Piece] = deque()
         self._lock = threading.Lock()
         self._end = 0
@@ -51,7 +50,7 @@ class OutputRing:
         with self._lock:
             for begin in range(0, len(data), _PIECE):
                 self._add(stream, data[begin : begin + _PIECE])
-            while self._end - self._pieces[0].offset > self._size if self._pieces else False:
+            while self._end - self._pieces[0].offset > RING_BYTES if self._pieces else False:
                 self._pieces.popleft()
 
     def _add(self, stream: LogStream, data: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 
 import grpc
@@ -26,7 +26,7 @@ class ImageClient:
 
     async def register(
         self, order: ImageOrder, chunks: AsyncIterator[bytes] | None = None, *, request_id: str = ""
-    ) -> AsyncIterator[ImageProgress | Image]:
+    ) -> AsyncGenerator[ImageProgress | Image]:
         """Progress, and last the image. `chunks` are the bytes of an upload."""
         start = image_pb2.RegisterImageRequest(start=order_to_pb(order, request_id_of(request_id)))
         failure: list[Exception] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -125,7 +125,7 @@ class VmClient:
                 return
             request.page_token = answer.next_page_token
 
-    async def watch(self, chosen: VmFilter = ALL_VMS, *, resume_token: str = "") -> AsyncIterator[WatchEvent]:
+    async def watch(self, chosen: VmFilter = ALL_VMS, *, resume_token: str = "") -> AsyncGenerator[WatchEvent]:
         """A snapshot, then changes, until it is closed or the server goes away."""
         request = vm_pb2.WatchVmsRequest(filter=filter_to_pb(chosen), resume_token=resume_token)
         call = self._stub.WatchVms(request, metadata=self._metadata)

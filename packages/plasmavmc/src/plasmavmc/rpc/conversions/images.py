@@ -80,7 +80,7 @@ def order_to_pb(order: ImageOrder, request_id: str) -> image_pb2.RegisterImageSt
     return message
 
 
-def order_from_pb(message: image_pb2.RegisterImageStart, field: str = "start") -> ImageOrder:
+def order_from_pb(message: image_pb2.RegisterImageStart) -> ImageOrder:
     """What is to be registered. Its scope may be empty.
 
     Raises:
@@ -88,26 +88,26 @@ def order_from_pb(message: image_pb2.RegisterImageStart, field: str = "start") -
     """
     login = None
     if message.HasField("credentials"):
-        name = text(f"{field}.credentials.username", message.credentials.username, 256)
-        login = RegistryLogin(name, text(f"{field}.credentials.password", message.credentials.password))
+        name = text("start.credentials.username", message.credentials.username, 256)
+        login = RegistryLogin(name, text("start.credentials.password", message.credentials.password))
     return ImageOrder(
-        scope=scope_from_pb(f"{field}.scope", message.scope),
-        source=_source(message, field),
-        name=text(f"{field}.name", message.name, MAX_REFERENCE),
+        scope=scope_from_pb("start.scope", message.scope),
+        source=_source(message),
+        name=text("start.name", message.name, MAX_REFERENCE),
         login=login,
     )
 
 
-def _source(message: image_pb2.RegisterImageStart, field: str) -> str | Upload:
+def _source(message: image_pb2.RegisterImageStart) -> str | Upload:
     match message.WhichOneof("source"):
         case "reference" if message.reference:
-            return text(f"{field}.reference", message.reference, MAX_REFERENCE)
+            return text("start.reference", message.reference, MAX_REFERENCE)
         case "tar_upload" if message.tar_upload:
             return Upload.TAR
         case "wasm_upload" if message.wasm_upload:
             return Upload.WASM
         case _:
-            raise InvalidSpecError(field, "say what comes: reference, tar_upload or wasm_upload")
+            raise InvalidSpecError("start", "say what comes: reference, tar_upload or wasm_upload")
 
 
 def progress_to_pb(progress: ImageProgress) -> image_pb2.ImageProgress:

@@ -24,23 +24,23 @@ def exec_to_pb(vm_id: str, spec: ExecSpec) -> vm_pb2.ExecStart:
     )
 
 
-def exec_from_pb(message: vm_pb2.ExecStart, field: str = "start") -> ExecSpec:
+def exec_from_pb(message: vm_pb2.ExecStart) -> ExecSpec:
     """A command.
 
     Raises:
         InvalidSpecError: with the path of the field at fault.
     """
     if not message.command or not message.command[0]:
-        raise InvalidSpecError(f"{field}.command", "a command is needed")
+        raise InvalidSpecError("start.command", "a command is needed")
     return ExecSpec(
-        command=texts(f"{field}.command", message.command),
+        command=texts("start.command", message.command),
         env={
-            text(f"{field}.env", name, 256): text(f"{field}.env[{name[:40]!r}]", value, most=64 * 1024)
+            text("start.env", name, 256): text(f"start.env[{name[:40]!r}]", value, most=64 * 1024)
             for name, value in message.env.items()
         },
-        workdir=text(f"{field}.workdir", message.workdir) if message.HasField("workdir") else None,
-        user=text(f"{field}.user", message.user, 256) if message.HasField("user") else None,
-        terminal=size_from_pb(f"{field}.terminal", message.terminal) if message.HasField("terminal") else None,
+        workdir=text("start.workdir", message.workdir) if message.HasField("workdir") else None,
+        user=text("start.user", message.user, 256) if message.HasField("user") else None,
+        terminal=size_from_pb("start.terminal", message.terminal) if message.HasField("terminal") else None,
     )
 
 

@@ -134,14 +134,14 @@ def filter_to_pb(chosen: VmFilter) -> vm_pb2.VmFilter:
     )
 
 
-def filter_from_pb(message: vm_pb2.VmFilter, field: str = "filter") -> VmFilter:
+def filter_from_pb(message: vm_pb2.VmFilter) -> VmFilter:
     """Raises `InvalidSpecError` with the path of the field at fault."""
     if len(message.states) > MAX_ENTRIES:
-        raise InvalidSpecError(f"{field}.states", "too many")
-    scope = scope_from_pb(f"{field}.scope", message.scope)
+        raise InvalidSpecError("filter.states", "too many")
+    scope = scope_from_pb("filter.scope", message.scope)
     return VmFilter(
-        frozenset(state_from_pb(f"{field}.states[{n}]", number) for n, number in enumerate(message.states)),
-        labels(f"{field}.labels", message.labels),
+        frozenset(state_from_pb(f"filter.states[{n}]", number) for n, number in enumerate(message.states)),
+        labels("filter.labels", message.labels),
         None if scope == NO_SCOPE else scope,
     )
 

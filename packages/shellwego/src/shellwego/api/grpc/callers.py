@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 from plasmavmc.errors import CapacityError
 from plasmavmc.rpc.access import EVERYTHING, Action, Decision, Principal, Reach, Request
@@ -85,7 +85,7 @@ class Callers:
         with translated():
             await rights.renew(self._authenticator, access)
 
-    async def while_valid(self, items: AsyncIterator[T], target: Target[R] | None = None) -> AsyncGenerator[T, None]:
+    async def while_valid(self, items: AsyncGenerator[T], target: Target[R] | None = None) -> AsyncGenerator[T]:
         """The items, as long as the caller's token holds, he may do this to the target, and the server goes on.
 
         Raises:
@@ -95,7 +95,7 @@ class Callers:
         """
         watch = asyncio.create_task(self._until_refused(target), name="right")
         try:
-            async with aclosing(cast("Any", items)):
+            async with aclosing(items):
                 while True:
                     item = asyncio.ensure_future(anext(items))
                     try:

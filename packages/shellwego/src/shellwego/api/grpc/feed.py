@@ -7,14 +7,13 @@ watchers nothing is missed, for what is compared is the whole of them: who comes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, cast
 
 import structlog
 
 from plasmavmc.rpc.api import Position, VmEvent
-from plasmavmc.rpc.watch import KEPT_CHANGES, History
+from plasmavmc.rpc.watch import History
 from plasmavmc.types import Vm
 from shellwego.api.grpc.errors import translated
 from shellwego.api.grpc.views import vm_view
@@ -31,20 +30,18 @@ _log = structlog.get_logger(__name__)
 class VmFeed:
     """See the module's head. One for all watchers."""
 
-    def __init__(self, control: Control, *, kept: int = KEPT_CHANGES) -> None:
+    def __init__(self, control: Control) -> None:
         self._control = control
-        self._history = History(kept=kept)
+        self._history = History()
         self._watchers = 0
         self._following: asyncio.Task[None] | None = None
         self._reading = asyncio.Lock()
 
-    async def watch(self, after: Position | None) -> AsyncIterator[VmEvent]:
+    async def watch(self, after: Position | None) -> AsyncGenerator[VmEvent]:
         """See `plasmavmc.rpc.api.VmApi.watch`."""
-        async with self._followed():
-            events = self._history.read(after)
-            async with aclosing(cast("Any", events)):
-                async for event in events:
-                    yield event
+        async with self._followed(), aclosing(self._history.read(after)) as events:
+            async for event in events:
+                yield event
 
     @asynccontextmanager
     async def _followed(self) -> AsyncIterator[None]:

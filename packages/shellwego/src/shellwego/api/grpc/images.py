@@ -5,7 +5,7 @@ An image here is a digest in a project, under all names that the project knows i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 from plasmavmc.errors import ImageError, InvalidSpecError
@@ -37,7 +37,7 @@ class PlatformImages:
         self._work = work
         self._callers = callers
 
-    async def register(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> AsyncIterator[ImageProgress | Image]:
+    async def register(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> AsyncGenerator[ImageProgress | Image]:
         if isinstance(order.source, Upload):
             raise not_offered("take uploads here", "Use `swg images load`, or POST /v1/images/uploads.")
         if order.login is not None:
@@ -56,7 +56,7 @@ class PlatformImages:
                 yield event
         yield await self.get_image(order.scope, chosen.digest)
 
-    async def _until_ready(self, row: ImageRow) -> AsyncIterator[ImageProgress]:
+    async def _until_ready(self, row: ImageRow) -> AsyncGenerator[ImageProgress]:
         told = None
         async with aclosing(changes(self._control, subjects.IMAGES)) as ticks:
             async for _ in ticks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from plasmavmc.errors import InvalidSpecError
@@ -37,12 +37,12 @@ class PlatformNodes:
         with translated():
             return await self._callers.access().read(SystemTarget(), lambda tx, _: _nodes(tx, after, limit))
 
-    async def watch_nodes(self) -> AsyncIterator[Node]:
+    async def watch_nodes(self) -> AsyncGenerator[Node]:
         async with aclosing(self._callers.while_valid(self._changed(), SystemTarget())) as told:
             async for node in told:
                 yield node
 
-    async def _changed(self) -> AsyncIterator[Node]:
+    async def _changed(self) -> AsyncGenerator[Node]:
         known: dict[str, Node] = {}
         access = self._callers.access()
         async with aclosing(changes(self._control, subjects.EVENTS)) as ticks:

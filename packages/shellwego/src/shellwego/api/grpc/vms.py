@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
 from itertools import islice
 
@@ -203,7 +203,7 @@ class PlatformVms:
         with translated():
             return await self._control.read(look)
 
-    def watch(self, after: Position | None) -> AsyncIterator[VmEvent]:
+    def watch(self, after: Position | None) -> AsyncGenerator[VmEvent]:
         return self._callers.while_valid(self._feed.watch(after))
 
     # Reaching into a VM
@@ -264,7 +264,7 @@ class PlatformVms:
                 stream = LogStream(record.stream) if record.stream in set(LogStream) else LogStream.SYSTEM
                 yield LogLine(record.time, stream, record.text)
 
-    async def _lines(self, vm_id: str, query: LogQuery, *, follow: bool) -> AsyncIterator[ToldLine]:
+    async def _lines(self, vm_id: str, query: LogQuery, *, follow: bool) -> AsyncGenerator[ToldLine]:
         access = self._callers.access()
 
         async def look() -> list[Instance]:

@@ -9,7 +9,7 @@ from sqlalchemy.pool import NullPool
 
 from shellwego.core.errors import UnavailableError
 from shellwego.drivers.store.location import PostgresUrl
-from shellwego.drivers.store.migrate import HEAD, revision
+from shellwego.drivers.store.migrate import revision
 
 _QUESTION = """
 SELECT current_setting('server_version'), current_setting('fsync') = 'on' AND current_setting('full_page_writes') = 'on',
@@ -26,7 +26,6 @@ class DatabaseFacts:
     free_connections: int
     revision: str
     """Of the schema; empty: no platform was here yet."""
-    ours: str = HEAD
 
 
 def look(url: PostgresUrl) -> DatabaseFacts:

@@ -19,10 +19,10 @@ from shellwego.api.rest.schemas.secrets import (
     SecretVersionList,
     SecretVersionView,
     VersionCreate,
-    seconds,
     secret_detail,
     secret_view,
     sensitive,
+    timestamp,
     version_view,
 )
 from shellwego.control import secrets
@@ -61,7 +61,7 @@ async def create_secret(*, here: Here, access: Granted, body: SecretCreate, proj
         value=sensitive(body.value),
         description=body.description,
         metadata=body.metadata,
-        expires_at=seconds(body.expires_at),
+        expires_at=timestamp(body.expires_at),
     )
     secrets.check_wish(wish.name, wish.description, wish.metadata)
     secrets.check_value(wish.value)
@@ -137,7 +137,7 @@ async def rotate_secret(
 
     def work(unit: Unit, row: Secret) -> Answer:
         match.check(row.version)
-        version = secrets.rotate_secret(unit, row, value, seconds(body.expires_at), key)
+        version = secrets.rotate_secret(unit, row, value, timestamp(body.expires_at), key)
         return body_answer(version_view(version, unit.now()), 201, row.version + 1)
 
     return await write(access, target, work)

@@ -118,7 +118,7 @@ def sensitive(value: SecretStr) -> Sensitive:
     return Sensitive.of(value.get_secret_value())
 
 
-def seconds(moment: datetime | None) -> float | None:
+def timestamp(moment: datetime | None) -> float | None:
     """A time of a body, as it is stored."""
     return None if moment is None else moment.timestamp()
 
