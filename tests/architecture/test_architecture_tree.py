@@ -175,3 +175,31 @@ def test_the_command_line_starts_without_heavy_modules(arguments: list[str]) -> 
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert result.stderr.strip().splitlines()[-1] == "[]"
+
+
+def logged_events(tree: ast.AST) -> list[str]:
+    """What a module logs, where that is written out: the first argument of each call of a logger's method."""
+    return [
+        call.args[0].value
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in {"debug", "info", "warning", "error", "exception"}
+        and isinstance(call.func.value, ast.Name)
+        and call.func.value.id in {"log", "_log"}
+        and call.args
+        and isinstance(call.args[0], ast.Constant)
+        and isinstance(call.args[0].value, str)
+    ]
+
+
+def test_events_of_the_log_are_named_room_and_what_happened() -> None:
+    """So that they can be searched for; what is for people to read stands in fields."""
+    unnamed = {
+        f"{path.name}: {event}"
+        for folder in (PLATFORM, ENGINE)
+        for path in folder.rglob("*.py")
+        for event in logged_events(ast.parse(path.read_text()))
+        if not re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", event)
+    }
+    assert unnamed == set()

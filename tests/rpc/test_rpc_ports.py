@@ -160,7 +160,7 @@ async def test_a_vm_whose_port_was_anothers_when_the_server_came_back_is_restart
         async with running(engine=rig.engine) as after, after.client("operator") as client:
             with capture_logs() as said:
                 await client.vms.restart("vm_one")
-            assert [line["vm"] for line in said if line["event"] == "port not published"] == ["vm_one"]
+            assert [line["vm"] for line in said if line["event"] == "port.not_published"] == ["vm_one"]
             await reached(client, VmState.RUNNING)
 
 
@@ -186,4 +186,4 @@ async def test_a_copy_takes_no_port_of_its_origin(rig: RpcRig) -> None:
                 return await is_open(port.host_port)
 
             await until(open_again, "it is published again")
-    assert not [line for line in said if line["event"] == "port not published"]
+    assert not [line for line in said if line["event"] == "port.not_published"]

@@ -191,7 +191,7 @@ class Machine:
                 try:
                     await hold(before.networks[0])
                 except PlasmaError as error:
-                    log.warning("vm is held to what was not written", vm=self.spec.id, error=str(error))
+                    log.warning("vm.held_to_unwritten", vm=self.spec.id, error=str(error))
                 raise
         self._changed()
 
@@ -234,7 +234,7 @@ class Machine:
                 await self.stillness.break_off()
                 await stop.carry_out(channel, stop_signal(self.spec, self._parts.images), self._ended)
             except Exception:
-                log.exception("vm stop broke", vm=self.spec.id)
+                log.exception("vm.stop_broke", vm=self.spec.id)
         self._doomed.set()
 
     async def _or_hangs(self, over: Coroutine[None, None, object]) -> None:
@@ -360,7 +360,7 @@ class Machine:
             exit_code = NOT_EXECUTED.get(error.code) if isinstance(error, WorkloadError) else None
             await self._unborn(VmState.FAILED, error.code, str(error), exit_code=exit_code, permanent=permanent)
         except Exception as error:
-            log.exception("vm boot broke", vm=self.spec.id)
+            log.exception("vm.boot_broke", vm=self.spec.id)
             await self._unborn(VmState.FAILED, "engine-defect", f"internal error: {type(error).__name__}")
         else:
             await self._live(booted)
@@ -412,7 +412,7 @@ class Machine:
         try:
             await self._conclude(await self._supervise(handle))
         except Exception as error:
-            log.exception("vm supervision broke", vm=self.spec.id)
+            log.exception("vm.supervision_broke", vm=self.spec.id)
             await self._end(handle, VmState.FAILED, "engine-defect", f"internal error: {type(error).__name__}")
 
     async def _supervise(self, handle: VmHandle) -> VmmExit:
@@ -498,7 +498,7 @@ class Machine:
         try:
             await self._forget_left()
         except (PlasmaError, OSError) as error:
-            log.warning("release failed", vm=self.spec.id, error=str(error))
+            log.warning("vm.vmm_not_forgotten", vm=self.spec.id, error=str(error))
 
     async def _forget_left(self) -> None:
         """Return when nothing is left of an earlier VMM of this VM.
@@ -553,7 +553,7 @@ class Machine:
             try:
                 await release
             except (PlasmaError, OSError) as error:
-                log.warning("release failed", vm=self.spec.id, error=str(error))
+                log.warning("vm.not_released", vm=self.spec.id, error=str(error))
         if not suspended:
             self._parts.images.release(self.key)
             self._parts.volumes.holdings.release(self.spec.id)

@@ -98,7 +98,7 @@ class VmManager:
             try:
                 await self._parts.snapshots.delete(key)
             except PlasmaError as error:
-                log.error("snapshot not removed", key=key, error=str(error))
+                log.error("snapshot.not_removed", key=key, error=str(error))
         await self.sweep_logs()
 
     async def sweep_logs(self) -> int:
@@ -169,7 +169,7 @@ class VmManager:
         try:
             await self._parts.network.retire(machine.key)
         except PlasmaError as error:
-            log.warning("vm not retired", vm=vm_id, error=str(error))
+            log.warning("vm.not_retired", vm=vm_id, error=str(error))
         await machine.stop(machine.spec.stop_grace_s if grace_s is None else grace_s)
         return machine.view()
 
@@ -429,7 +429,7 @@ async def _adopted(machine: SuspendableMachine) -> None:
     try:
         await machine.adopt()
     except Exception as error:
-        log.exception("vm not adopted", vm=machine.spec.id)
+        log.exception("vm.not_adopted", vm=machine.spec.id)
         await machine.disown(error)
 
 
@@ -438,9 +438,9 @@ async def _stopped(machine: SuspendableMachine) -> None:
     try:
         await machine.stop(machine.spec.stop_grace_s)
     except PlasmaError as error:
-        log.error("vm not stopped", vm=machine.spec.id, error=str(error))
+        log.error("vm.not_stopped", vm=machine.spec.id, error=str(error))
     except Exception:
-        log.exception("vm stop broke", vm=machine.spec.id)
+        log.exception("vm.stop_broke", vm=machine.spec.id)
 
 
 def _same(stored: VmRecord, given: VmSpec) -> bool:

@@ -233,7 +233,7 @@ class SuspendableMachine(Machine):
             await channel.thaw(card)
         except Exception as error:
             if not isinstance(error, PlasmaError):
-                log.exception("vm thaw broke", vm=self.spec.id)
+                log.exception("vm.thaw_broke", vm=self.spec.id)
             await self._does_not_run_on(channel, error)
             raise
         events = channel.events()

@@ -90,7 +90,7 @@ async def _go_on(backend: SuspendableBackend, handle: VmHandle, channel: GuestCh
         await backend.go_on(handle)
         await channel.thaw(plain_card(parts))
     except (PlasmaError, TimeoutError) as error:
-        log.warning("vm does not go on", vm=handle.vm_id, error=str(error))
+        log.warning("vm.not_thawed", vm=handle.vm_id, error=str(error))
         await backend.stop_vm(handle)
 
 

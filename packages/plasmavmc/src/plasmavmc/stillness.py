@@ -76,7 +76,7 @@ class Stillness:
             try:
                 await pause.end()
             except PlasmaError as error:
-                log.warning("vm does not run on", vm=self._vm_id, error=str(error))
+                log.warning("vm.not_unpaused", vm=self._vm_id, error=str(error))
             raise
         finally:
             self._pause = None
@@ -89,7 +89,7 @@ class Stillness:
             try:
                 await self._pause.end()
             except PlasmaError as error:
-                log.warning("vm does not run on", vm=self._vm_id, error=str(error))
+                log.warning("vm.not_unpaused", vm=self._vm_id, error=str(error))
 
 
 class _Pause:

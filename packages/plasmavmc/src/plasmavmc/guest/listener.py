@@ -85,7 +85,7 @@ class Listener:
             self.log.close()
             return tuple(line.text for line in self.log.tail(count))
         except OSError as error:
-            log.warning("log cannot be read", key=self._key, error=str(error))
+            log.warning("vm.log_unreadable", key=self._key, error=str(error))
             return ()
 
     def opened(self, channel: GuestChannel, events: AsyncIterator[GuestEvent] | None = None) -> None:

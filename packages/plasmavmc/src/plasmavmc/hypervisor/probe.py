@@ -126,7 +126,7 @@ class ProbeCache:
             fresh.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
             fresh.replace(path)
         except OSError as error:
-            log.warning("probe result not cached", path=str(path), error=error.strerror)
+            log.warning("probe.not_cached", path=str(path), error=error.strerror)
 
     def _path(self, facts: ProbeFacts) -> Path:
         return self._directory / f"probe-{facts.digest()}.json"
@@ -166,5 +166,5 @@ async def _try(boot: Boot, acceleration: Acceleration, deadline_s: float) -> Tri
     except PlasmaError as error:
         reason = " ".join(str(error).split())[:_LONGEST_REASON]
     trial = Trial(acceleration, round(clock() - began, 3), reason)
-    log.info("probed", acceleration=acceleration.value, seconds=trial.seconds, reason=reason or "booted")
+    log.info("probe.ended", acceleration=acceleration.value, seconds=trial.seconds, reason=reason or "booted")
     return trial

@@ -143,7 +143,7 @@ class PublishedPorts:
                 try:
                     self.open(vm.spec.id, vm.spec.published)
                 except (ConflictError, HostError, CapacityError) as error:
-                    log.error("port not published", vm=vm.spec.id, error=str(error))
+                    log.error("port.not_published", vm=vm.spec.id, error=str(error))
 
     def aclose(self) -> None:
         """Give back all."""

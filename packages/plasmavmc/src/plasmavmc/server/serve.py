@@ -127,7 +127,7 @@ class Serving:
             await asyncio.gather(*tasks, probe, return_exceptions=True)
         ended = sorted(task.get_name() for task in done if task.get_name() != "end")
         if ended:
-            log.error("parts of the server ended", parts=ended)
+            log.error("server.parts_ended", parts=ended)
         return 1 if ended else 0
 
     async def _probe(self, engine: Engine, services: EngineServices) -> None:
@@ -137,7 +137,7 @@ class Serving:
                 await services.settled(engine.parts.registry)
                 await probe()
             except PlasmaError as error:
-                log.error("probe failed", error=str(error))
+                log.error("probe.failed", error=str(error))
         await services.settled(engine.parts.registry)
 
     def _listeners(self, services: EngineServices, policy: PolicyFile) -> list[grpc.aio.Server]:

@@ -266,4 +266,4 @@ async def _first_start(base: Base, owner: str) -> None:
     if not await base.control.commit(ensure):
         file = base.installation.data_dir / TOKEN_FILE
         remedy = f"for a new one, remove {file} and start again"
-        log.warning("the administrator's token was revoked or has expired", remedy=remedy)
+        log.warning("admin_token.invalid", remedy=remedy)

@@ -84,7 +84,7 @@ async def serve(
     ended = [task for task in done if task is not asked]
     for task in ended:
         error = None if task.cancelled() else task.exception()
-        log.error("a part of the platform ended", part=task.get_name(), error=repr(error))
+        log.error("platform.part_ended", part=task.get_name(), error=repr(error))
     return 1 if ended else 0
 
 
@@ -133,4 +133,4 @@ async def _end_all(tasks: Collection[asyncio.Task[Any]]) -> None:
         _, tasks = await asyncio.wait(tasks, timeout=_END_TRY_S)
         if not tasks:
             return
-        log.warning("parts of the platform do not end", parts=sorted(task.get_name() for task in tasks))
+        log.warning("platform.parts_linger", parts=sorted(task.get_name() for task in tasks))

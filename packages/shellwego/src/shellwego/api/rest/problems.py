@@ -209,7 +209,7 @@ def internal_problem(request: Request, error: Exception) -> Response:
     """
     trace_id = request.scope.get("trace_id", "")
     trace = "".join(traceback.format_exception(error))
-    _log.error("request failed", trace_id=trace_id, method=request.method, path=request.url.path, trace=trace)
+    _log.error("api.request_failed", trace_id=trace_id, method=request.method, path=request.url.path, trace=trace)
     return problem(
         request, 500, "internal", "something failed inside; the log has it under this trace id", resolution="Try again."
     )

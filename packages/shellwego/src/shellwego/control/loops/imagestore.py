@@ -49,7 +49,7 @@ class ImageStoreLoop:
                     await self._have(digest)
             if self._work.wasted or (self._known is not None and self._known - known):
                 won = await self._work.collect(lambda: self._control.read(_digests))
-                _log.info("removed blobs that no image needs", bytes=won)
+                _log.info("images.blobs_removed", bytes=won)
             self._known = known
 
     async def _have(self, digest: str) -> None:
