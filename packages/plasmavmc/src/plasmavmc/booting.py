@@ -44,7 +44,7 @@ from plasmavmc.images.store import BuiltImage
 from plasmavmc.network.backend import Attachment
 from plasmavmc.parts import EngineParts
 from plasmavmc.preboot import make_blank, shape_of
-from plasmavmc.standing import SuspendableBackend, can_suspend, plain_card
+from plasmavmc.quiesce import SuspendableBackend, can_suspend, plain_card
 from plasmavmc.types import Lease, NetworkSpec, Stdio, TerminalSize, VmHandle, VmSpec
 
 BOOT_DEADLINE_S = 90.0

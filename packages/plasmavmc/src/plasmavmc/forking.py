@@ -24,10 +24,10 @@ from plasmavmc.guest.api import GuestChannel
 from plasmavmc.guest.boot import BootAssets
 from plasmavmc.hypervisor.backend import MemoryPlan
 from plasmavmc.parts import EngineParts
+from plasmavmc.quiesce import SuspendableBackend, go_on, standing_still, suspendable
 from plasmavmc.records import VmRecord
 from plasmavmc.restoring import Origin, Restore
 from plasmavmc.snapshots.content import copy_out, new_memory, seal
-from plasmavmc.standing import SuspendableBackend, go_on, standing_still, suspendable
 from plasmavmc.types import ForkIdentity, VmSpec
 
 

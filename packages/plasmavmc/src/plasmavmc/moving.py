@@ -27,12 +27,12 @@ from plasmavmc.host.threads import in_thread
 from plasmavmc.hypervisor.backend import HypervisorBackend
 from plasmavmc.images.store import BUILDER
 from plasmavmc.parts import EngineParts
+from plasmavmc.quiesce import can_suspend, suspendable, traits_of
 from plasmavmc.records import VmRecord
 from plasmavmc.snapshots.content import pieces_of, read_piece, set_size, write_piece
 from plasmavmc.snapshots.files import Draft, Stored
 from plasmavmc.snapshots.manifest import Manifest, Piece, check
 from plasmavmc.snapshots.parcel import END, VERSION, Parcel, ParcelReader, encode_header, pack, unpack
-from plasmavmc.standing import can_suspend, suspendable, traits_of
 from plasmavmc.states import VmState
 from plasmavmc.types import MIB, SYSTEM_SCOPE, NetworkSpec, VmResources, VmSpec, VmStatus
 

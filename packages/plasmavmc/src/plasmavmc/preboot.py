@@ -13,8 +13,8 @@ from plasmavmc.errors import GuestError, HostError
 from plasmavmc.guest.api import GuestChannel, GuestHello
 from plasmavmc.hypervisor.backend import DiskPlan, NicPlan, VmPlan
 from plasmavmc.parts import EngineParts
+from plasmavmc.quiesce import SuspendableBackend, standing_still, traits_of
 from plasmavmc.snapshots.content import copy_out, new_memory
-from plasmavmc.standing import SuspendableBackend, standing_still, traits_of
 from plasmavmc.types import MIB, NetworkSpec, Scope, VmHandle, VmSpec, vm_key
 
 _DISKS = 2

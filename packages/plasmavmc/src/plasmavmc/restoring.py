@@ -23,7 +23,7 @@ from plasmavmc.guest.boot import BootAssets
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, VmmLeftError, VmPlan
 from plasmavmc.network.backend import Attachment
 from plasmavmc.parts import EngineParts
-from plasmavmc.standing import SuspendableBackend, plain_card
+from plasmavmc.quiesce import SuspendableBackend, plain_card
 from plasmavmc.types import NetworkSpec, VmHandle, VmSpec
 
 MACHINE_ID_BYTES = 16

@@ -26,8 +26,8 @@ from plasmavmc.errors import ConflictError, PlasmaError
 from plasmavmc.forking import Template, check_forkable, take_template
 from plasmavmc.guest.api import GuestCard, GuestChannel, GuestNetwork
 from plasmavmc.machine import Machine
+from plasmavmc.quiesce import plain_card, suspendable
 from plasmavmc.records import COPYING, VmRecord
-from plasmavmc.standing import plain_card, suspendable
 from plasmavmc.states import VmState
 from plasmavmc.stillness import TURN_S
 from plasmavmc.suspending import resume, take_snapshot

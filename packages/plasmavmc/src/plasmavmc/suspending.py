@@ -24,12 +24,12 @@ from plasmavmc.booting import Booted, BootReport
 from plasmavmc.guest.api import GuestChannel
 from plasmavmc.hypervisor.backend import MemoryPlan
 from plasmavmc.parts import EngineParts
+from plasmavmc.quiesce import standing_still, suspendable, traits_of
 from plasmavmc.records import VmRecord
 from plasmavmc.restoring import Origin, Restore
 from plasmavmc.snapshots.content import copy_in, copy_out, digest, new_memory
 from plasmavmc.snapshots.files import Stored
 from plasmavmc.snapshots.manifest import VERSION, Manifest, check
-from plasmavmc.standing import standing_still, suspendable, traits_of
 
 
 async def take_snapshot(record: VmRecord, key: str, channel: GuestChannel, parts: EngineParts) -> None:

@@ -7,7 +7,7 @@ from typing import cast
 
 from plasmavmc.guest.api import GuestCard, GuestChannel
 from plasmavmc.parts import EngineParts
-from plasmavmc.standing import SuspendableBackend, go_on
+from plasmavmc.quiesce import SuspendableBackend, go_on
 from plasmavmc.types import VmHandle
 
 

@@ -22,7 +22,7 @@ from plasmavmc.types import VmHandle, VmSpec
 
 ENTROPY_BYTES = 64
 
-log = structlog.get_logger("plasmavmc.standing")
+log = structlog.get_logger("plasmavmc.quiesce")
 
 
 class SuspendableBackend(HypervisorBackend, Suspendable, Protocol):
