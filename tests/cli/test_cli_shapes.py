@@ -60,6 +60,19 @@ def test_an_app_is_refused_where_it_would_say_nothing(machine: Machine, api: Han
     assert "is about no app: leave out -a" in ended.err
 
 
+@pytest.mark.parametrize("words", ["-a one apps destroy two -y", "apps stop two -a one", "status two -a one --json"])
+def test_an_app_that_is_named_twice_is_refused(machine: Machine, api: HandMadeApi, words: str) -> None:
+    ended = machine.swg(*words.split())
+    assert (ended.code, ended.out, api.asked) == (2, "", [])
+    assert "The app is named twice: two, and -a one." in ended.err
+
+
+def test_an_app_that_is_named_counts_for_more_than_one_that_is_only_around(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps/two", view(AppView, name="two"))
+    assert machine.swg("apps", "show", "two", SHELLWEGO_APP="one").code == 0
+    assert machine.swg("apps", "show", "two", "-a", "two").code == 0
+
+
 def test_an_app_of_the_environment_disturbs_no_command(machine: Machine, api: HandMadeApi) -> None:
     api.answer("GET", "/v1/apps", APPS)
     assert machine.swg("apps", "ls", SHELLWEGO_APP="nope").code == 0

@@ -181,7 +181,14 @@ class Session:
         return name
 
     def app_named(self, name: str | None) -> str:
-        """The app of an argument that may be left out; raises as `app`."""
+        """The app of an argument that may be left out.
+
+        Raises:
+            click.UsageError: as `app`; or `-a` names another. What the environment or a project file names is only what is
+                meant where nothing is said.
+        """
+        if name and self.app_option and self.app_option != name and _given("app_option"):
+            raise click.UsageError(f"The app is named twice: {name}, and -a {self.app_option}.")
         return name or self.app
 
     def confirm(self, question: str) -> None:
@@ -201,6 +208,13 @@ class Session:
         """A remark for people, on stderr; silent with `--quiet`."""
         if not self.quiet:
             click.echo(_printable(text), err=True)
+
+
+def _given(option: str) -> bool:
+    """Whether it stands on the command line, and not in the environment alone."""
+    from click.core import ParameterSource  # noqa: PLC0415
+
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
 
 
 def _printable(text: str) -> str:
@@ -314,11 +328,8 @@ def about_no_app(command: F) -> F:
 
     @wraps(command)
     def call(session: Session, *arguments: Any, **options: Any) -> Any:
-        from click.core import ParameterSource  # noqa: PLC0415
-
-        context = click.get_current_context()
-        if context.get_parameter_source("app_option") is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{context.command_path} is about no app: leave out -a.")
+        if _given("app_option"):
+            raise click.UsageError(f"{click.get_current_context().command_path} is about no app: leave out -a.")
         return command(session, *arguments, **options)
 
     return call  # type: ignore[return-value]  # used as a command only
