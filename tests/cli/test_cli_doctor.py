@@ -239,7 +239,7 @@ def test_a_configuration_file_that_makes_no_sense_is_named(tmp_path: Path, text:
 def test_an_unset_variable_as_data_directory_is_not_the_working_directory(machine: Machine, words: str) -> None:
     for ended in (machine.swg(words, "--data-dir", ""), machine.swg(words, SHELLWEGO_DATA_DIR="")):
         assert (ended.code, ended.out) == (2, "")
-        assert "data_dir, or SHELLWEGO_DATA_DIR: '' does not fit" in ended.err
+        assert "--data-dir, or SHELLWEGO_DATA_DIR: '' is no path" in ended.err
 
 
 @pytest.mark.parametrize(
