@@ -41,6 +41,32 @@ def test_a_wrong_name_behind_options_is_told(machine: Machine, api: HandMadeApi,
     assert "frob" in ended.err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("apps ls --json --frobnicate", "No such option '--frobnicate'."),
+        ("--json aps", "No such command 'aps'. Did you mean 'apps'?"),
+        ("aps --json", "No such command 'aps'. Did you mean 'apps'?"),
+        ("plan -a shop --port 0 --json", "Invalid value for '--port': 0 is not in the range 1<=x<=65535."),
+        ("plan --output json -a shop --port=0", "Invalid value for '--port': 0 is not in the range 1<=x<=65535."),
+        ("--output=json apps create", "Missing argument 'NAME'."),
+        ("doctor --json --data-dir", "Option '--data-dir' requires an argument."),
+    ],
+)
+def test_a_mistake_in_the_command_line_is_one_document_with_json(machine: Machine, words: str, message: str) -> None:
+    ended = machine.swg(*words.split())
+    assert (ended.code, ended.out) == (2, "")
+    assert json.loads(ended.err) == {"code": "usage", "message": message, "exit_code": 2}
+    assert ended.err.count("\n") == 1
+
+
+def test_json_is_asked_for_by_the_environment_too_and_not_by_words_of_the_command(machine: Machine) -> None:
+    assert json.loads(machine.swg("aps", SHELLWEGO_OUTPUT="json").err)["code"] == "usage"
+    for words in (("aps", "--", "--json"), ("run", "-a", "shop", "-i", "--detach", "x", "--json")):
+        assert "Error: " in machine.swg(*words).err
+    assert "Error: " in machine.swg("aps", "--output", "table", SHELLWEGO_OUTPUT="json").err
+
+
 def test_help_is_a_command_too(machine: Machine) -> None:
     assert machine.swg("help").out == machine.swg("--help").out
     assert machine.swg("help", "apps", "ls").out == machine.swg("apps", "ls", "--help").out

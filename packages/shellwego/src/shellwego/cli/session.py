@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from shellwego.cli.failure import AUTH, FAILED, NOT_FOUND, USAGE, Failure, JsonFailure
+from shellwego.cli.failure import AUTH, FAILED, NOT_FOUND, OUTPUT, USAGE, Failure, JsonFailure
 
 if TYPE_CHECKING:
     from shellwego.client.context import Context, ContextFile
@@ -306,6 +306,7 @@ def shared(command: F) -> F:
             yes=yes,
             color=not no_color and sys.stderr.isatty(),
         )
+        click.get_current_context().meta[OUTPUT] = session.output
         try:
             with told():
                 return command(session, *arguments, **options)
