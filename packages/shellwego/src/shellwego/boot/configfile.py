@@ -35,7 +35,8 @@ def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidError("invalid-config", f"{path}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InvalidError("invalid-config", f"{path} cannot be read: {reason}") from error
     values = values_of(path, text)
     if has_password(str(values.get("database_url", ""))) and path.stat().st_mode & 0o004:
         raise exposed(path)

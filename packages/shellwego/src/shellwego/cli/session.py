@@ -62,7 +62,7 @@ class Session:
         except ContextFileError as error:
             unread = isinstance(error.__cause__, OSError)
             remedy = "Make it readable, or name another: -c FILE" if unread else "Mend or remove it, then: swg login"
-            raise Failure(str(error), resolution=remedy) from error
+            raise Failure(str(error), code=USAGE, resolution=remedy) from error
 
     @cached_property
     def context(self) -> Context:
@@ -239,7 +239,9 @@ def project_file_app(directory: Path) -> str:
     try:
         name = tomllib.loads(path.read_text()).get("app", "")
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise Failure(f"{path}: {error}", code=USAGE) from error
+        from shellwego.client.text import why_not_read  # noqa: PLC0415 - only after a failure
+
+        raise Failure(f"{path}: {why_not_read(error)}", code=USAGE) from error
     if not isinstance(name, str):
         raise Failure(f"{path}: app is not a text", code=USAGE)
     return name
