@@ -72,6 +72,10 @@ def test_help_is_a_command_too(machine: Machine) -> None:
     assert machine.swg("help", "apps", "ls").out == machine.swg("apps", "ls", "--help").out
 
 
+def test_what_becomes_of_the_images_entrypoint_is_told(machine: Machine) -> None:
+    assert "in place of the image's Entrypoint" in " ".join(machine.swg("run", "--help").out.split())
+
+
 def test_the_exit_codes_are_told(machine: Machine) -> None:
     assert "8 unhealthy or rolled back" in machine.swg("--help").out
 
