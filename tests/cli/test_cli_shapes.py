@@ -60,6 +60,22 @@ def test_a_mistake_in_the_command_line_is_one_document_with_json(machine: Machin
     assert ended.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("-a", "Option '-a' requires an argument."),
+        ("--json -a", "Option '-a' requires an argument."),
+        ("-q", "Which command? See: swg --help"),
+        ("env -a www", "-a stands behind the whole command: swg env COMMAND -a"),
+        ("apps --json ls", "--json stands behind the whole command: swg apps COMMAND --json"),
+    ],
+)
+def test_a_shared_option_in_a_wrong_place_is_not_said_to_be_none(machine: Machine, words: str, message: str) -> None:
+    ended = machine.swg(*words.split())
+    assert (ended.code, ended.out) == (2, "")
+    assert message in ended.err
+
+
 def test_json_is_asked_for_by_the_environment_too_and_not_by_words_of_the_command(machine: Machine) -> None:
     assert json.loads(machine.swg("aps", SHELLWEGO_OUTPUT="json").err)["code"] == "usage"
     for words in (("aps", "--", "--json"), ("run", "-a", "shop", "-i", "--detach", "x", "--json")):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import click
 
+FLAGS = {"--json", "-q", "--quiet", "-y", "--yes", "--no-color"}
+WITH_VALUE = {"-a", "--app", "-o", "--org", "-p", "--project", "-c", "--config", "--context", "--output"}
+"""The options that commands share, without a value and with one."""
 _REMOVAL = ("rm", "destroy", "delete", "revoke", "unset")
 """What removing is called. Each group has one of them, by what is lost; the first that it has is meant."""
 _ALSO = {
@@ -23,6 +26,15 @@ class NounGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         names = (cmd_name, *_ALSO.get(cmd_name, ()))
         return next((found for name in names if (found := super(NounGroup, self).get_command(ctx, name))), None)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name not in FLAGS | WITH_VALUE:
+                raise
+            words = f"{error.option_name} stands behind the whole command: {ctx.command_path} COMMAND {error.option_name}"
+            raise click.UsageError(f"{words}. See: {ctx.command_path} --help", ctx) from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

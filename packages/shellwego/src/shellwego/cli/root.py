@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from shellwego.cli.failure import INTERRUPTED, OUTPUT, Failure, JsonFailure
+from shellwego.cli.groups import FLAGS, WITH_VALUE, unknown_command
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "login": ("shellwego.cli.login:login", "Sign in to a platform; saved as a context."),
@@ -77,8 +78,6 @@ SECTIONS = {
 }
 """Headings of the help, each before the command with which its section begins."""
 
-_FLAGS = {"--json", "-q", "--quiet", "-y", "--yes", "--no-color"}
-_WITH_VALUE = {"-a", "--app", "-o", "--org", "-p", "--project", "-c", "--config", "--context", "--output"}
 _AS_JSON = "shellwego.as-json"
 _EPILOG = """\b
 Every command that asks the platform takes, also before its name:
@@ -132,10 +131,14 @@ class LazyGroup(click.Group):
     def _options_after_the_command(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Shared options that stand before the command's name are moved behind it, where they are understood."""
         count = 0
-        while count < len(args) and args[count].partition("=")[0] in _FLAGS | _WITH_VALUE:
-            count += 2 if args[count] in _WITH_VALUE else 1
+        while count < len(args) and args[count].partition("=")[0] in FLAGS | WITH_VALUE:
+            count += 2 if args[count] in WITH_VALUE else 1
         leading, words = args[:count], args[count:]
-        if not leading or not words:
+        if count > len(args):
+            raise click.BadOptionUsage(args[-1], f"Option {args[-1]!r} requires an argument.", ctx)
+        if leading and not words:
+            raise click.UsageError(f"Which command? See: {ctx.command_path} --help", ctx)
+        if not leading:
             return args
         names, command = 0, self.get_command(ctx, words[0])
         while command is not None and names < len(words):
@@ -165,8 +168,6 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            from shellwego.cli.groups import unknown_command  # noqa: PLC0415 - only after a mistake
-
             raise unknown_command(ctx, args[0], list(self._lazy)) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
