@@ -101,7 +101,10 @@ def test_what_could_never_start_is_refused(words: tuple[str, ...], tmp_path: Pat
     [
         (("--{port}-port", "99999"), "--{port}-port: 99999 is not a port"),
         (("--address", "nowhere"), "--address: 'nowhere' is not an IPv4 address"),
-        (("--image-budget", "lots"), "--image-budget, or SHELLWEGO_IMAGE_BUDGET: 'lots' is no size; write 512mb or 20gb"),
+        (
+            ("--image-budget", "lots"),
+            "--image-budget, or SHELLWEGO_IMAGE_BUDGET: 'lots' is no size; write 512mb or 20gb",
+        ),
         (("--domain", "a b"), "--domain: 'a b' is not a domain name"),
     ],
 )

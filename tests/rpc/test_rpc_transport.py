@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from plasmavmc.cli.ends import failure_of
 from plasmavmc.errors import (
     ForbiddenError,
     HostError,
@@ -25,7 +26,6 @@ from plasmavmc.errors import (
     UnavailableError,
 )
 from plasmavmc.rpc import opening
-from plasmavmc.cli.ends import failure_of
 from plasmavmc.rpc.client import ClientTls, connect
 from plasmavmc.rpc.gate import Gate
 from plasmavmc.rpc.v1 import vm_pb2

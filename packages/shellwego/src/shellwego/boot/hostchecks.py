@@ -150,9 +150,7 @@ def volumes(settings: UpSettings) -> Finding:
     """Where volumes are, and by which driver."""
     directory = settings.data_dir / "volumes"
     if settings.zfs:
-        if os.geteuid() != 0:
-            return warn("volumes", f"zfs, in {settings.zfs}: that is root's to look at", "As root: swg doctor")
-        return asked("volumes", lambda: preflight.check_zfs(settings.zfs), f"zfs, in {settings.zfs}")
+        return _dataset(settings.zfs)
     if not (place := _place(settings.data_dir)).is_dir():
         return _no_directory("volumes", place)
     try:
@@ -164,6 +162,12 @@ def volumes(settings: UpSettings) -> Finding:
     if directory.is_dir():
         return ok("volumes", f"file, in {directory}: a snapshot is a copy, during which its VM stands still")
     return ok("volumes", f"the first start makes {directory}")
+
+
+def _dataset(name: str) -> Finding:
+    if os.geteuid() != 0:
+        return warn("volumes", f"zfs, in {name}: that is root's to look at", "As root: swg doctor")
+    return asked("volumes", lambda: preflight.check_zfs(name), f"zfs, in {name}")
 
 
 def _master_key(settings: UpSettings) -> Finding:

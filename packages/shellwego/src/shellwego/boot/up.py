@@ -201,7 +201,8 @@ def _typed(name: str, value: object) -> Any:
         if kind.startswith("tuple"):
             return tuple(value.split(",")) if isinstance(value, str) else tuple(str(item) for item in _listed(value))
     except ValueError:
-        words = f"{_said(name)}, or SHELLWEGO_{name.upper()}: {value!r:.60} is {_FORMS[kind.partition('[')[0].split()[0]]}"
+        form = _FORMS[kind.partition("[")[0].split()[0]]
+        words = f"{_said(name)}, or SHELLWEGO_{name.upper()}: {value!r:.60} is {form}"
         raise InvalidError("invalid-setting", words) from None
     return str(value)
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import click
 
-FLAGS = {"--json", "-q", "--quiet", "-y", "--yes", "--no-color"}
-WITH_VALUE = {"-a", "--app", "-o", "--org", "-p", "--project", "-c", "--config", "--context", "--output"}
-"""The options that commands share, without a value and with one."""
 _REMOVAL = ("rm", "destroy", "delete", "revoke", "unset")
 """What removing is called. Each group has one of them, by what is lost; the first that it has is meant."""
 _ALSO = {
@@ -31,9 +28,10 @@ class NounGroup(click.Group):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            if error.option_name not in FLAGS | WITH_VALUE:
+            option = error.option_name
+            if not any(option in each.opts for command in self.commands.values() for each in command.params):
                 raise
-            words = f"{error.option_name} stands behind the whole command: {ctx.command_path} COMMAND {error.option_name}"
+            words = f"{option} stands behind the whole command: {ctx.command_path} COMMAND {option}"
             raise click.UsageError(f"{words}. See: {ctx.command_path} --help", ctx) from error
 
     def resolve_command(

@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 import click
 
 from shellwego.cli.failure import INTERRUPTED, OUTPUT, Failure, JsonFailure
-from shellwego.cli.groups import FLAGS, WITH_VALUE, unknown_command
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "login": ("shellwego.cli.login:login", "Sign in to a platform; saved as a context."),
@@ -78,6 +77,8 @@ SECTIONS = {
 }
 """Headings of the help, each before the command with which its section begins."""
 
+_FLAGS = {"--json", "-q", "--quiet", "-y", "--yes", "--no-color"}
+_WITH_VALUE = {"-a", "--app", "-o", "--org", "-p", "--project", "-c", "--config", "--context", "--output"}
 _AS_JSON = "shellwego.as-json"
 _EPILOG = """\b
 Every command that asks the platform takes, also before its name:
@@ -131,8 +132,8 @@ class LazyGroup(click.Group):
     def _options_after_the_command(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Shared options that stand before the command's name are moved behind it, where they are understood."""
         count = 0
-        while count < len(args) and args[count].partition("=")[0] in FLAGS | WITH_VALUE:
-            count += 2 if args[count] in WITH_VALUE else 1
+        while count < len(args) and args[count].partition("=")[0] in _FLAGS | _WITH_VALUE:
+            count += 2 if args[count] in _WITH_VALUE else 1
         leading, words = args[:count], args[count:]
         if count > len(args):
             raise click.BadOptionUsage(args[-1], f"Option {args[-1]!r} requires an argument.", ctx)
@@ -168,6 +169,8 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
+            from shellwego.cli.groups import unknown_command  # noqa: PLC0415 - only after a mistake
+
             raise unknown_command(ctx, args[0], list(self._lazy)) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -187,7 +190,7 @@ def asks_for_json(words: Sequence[str]) -> bool:
     own = list(takewhile(lambda word: word != "--", words))
     forms = [word.partition("=")[2] for word in own if word.startswith("--output=")]
     forms += [form for word, form in pairwise(own) if word == "--output"]
-    return "--json" in own or (forms or [os.environ.get("SHELLWEGO_OUTPUT")])[-1] == "json"
+    return "--json" in own or (forms or [os.environ.get("SHELLWEGO_OUTPUT", "")])[-1] == "json"
 
 
 def _in_form(error: click.ClickException, *, as_json: bool) -> click.ClickException:

@@ -45,8 +45,8 @@ E = TypeVar("E", bound=_Entry)
 def deployment_of(
     path: Path, text: str, manifest: Manifest, existing: Iterable[str] = (), counted: Iterable[str] = ()
 ) -> DeploymentCreate:
-    """The deployment that a manifest of this text asks for. `existing` are the processes that the app has now, `counted` those of them
-    that were deployed before: how many there are of them is no longer the manifest's to say.
+    """The deployment that a manifest of this text asks for. `existing` are the processes that the app has now, `counted`
+    those of them that were deployed before: how many there are of them is no longer the manifest's to say.
 
     Raises:
         ManifestError: its parts do not fit together, or a value makes no sense.
