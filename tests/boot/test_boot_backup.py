@@ -312,7 +312,7 @@ class TestWhatIsRefused:
         path.write_text(whole[:-30])
         self.refused(world, "backup-damaged")
         path.unlink()
-        self.refused(world, "no-backup")
+        assert f"{world.backup} is no backup" in self.refused(world, "no-backup")
 
     def test_one_of_a_later_version(self, world: World) -> None:
         self.forged(world, replace(one(world.backup).manifest, revision="9999", pieces=()))
@@ -367,6 +367,19 @@ class TestTheCommand:
 
         return run
 
+    def test_without_a_passphrase_it_says_so(self, world: World, swg: Callable[..., tuple[int, str]]) -> None:
+        code, told = swg("create", str(world.directory / "fresh"), "--data-dir", "here")
+        assert (code, "no passphrase is given" in told, "--passphrase-file" in told) == (2, True, True)
+        code, told = swg("create", str(world.directory / "fresh"), "--data-dir", "here", **{PASSPHRASE: "short"})
+        assert (code, "at least 12 characters" in told) == (2, True)
+
+    def test_it_is_root_who_is_needed_for_the_backup(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("os.geteuid", lambda: 65534)
+        result = CliRunner().invoke(backup, ["create", str(world.directory / "fresh")])
+        assert result.exit_code == 1
+        assert "a backup is made and restored by root" in result.output
+        assert "sudo swg backup" in result.output
+
     def test_there_and_back(self, world: World, swg: Callable[..., tuple[int, str]]) -> None:
         words = world.directory / "words"
         words.write_bytes(WORDS.reveal() + b"\n")
@@ -392,7 +405,7 @@ class TestTheCommand:
         words = world.directory / "words"
         words.write_text("short")
         words.chmod(0o644)
-        for given, why in ((("--passphrase-file", str(words)), "chmod 600"), ((), "at least")):
+        for given, why in ((("--passphrase-file", str(words)), "chmod 600"), ((), "no passphrase is given")):
             code, told = swg("create", str(world.directory / "fresh"), "--data-dir", "here", *given)
             assert (code, why in told) == (2, True), told
         assert not (world.directory / "fresh").exists()

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from shellwego.boot import up
 from shellwego.boot.install import install
 from shellwego.boot.units import KINDS, unit, unit_name
+from shellwego.core.errors import InvalidError
 
 SWG = Path("/opt/shellwego/bin/swg")
 
@@ -93,7 +95,54 @@ def test_what_could_never_start_is_refused(words: tuple[str, ...], tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_directory_that_is_closed_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--{port}-port", "99999"), "--{port}-port: 99999 is not a port"),
+        (("--address", "nowhere"), "--address: 'nowhere' is not an IPv4 address"),
+        (
+            ("--image-budget", "lots"),
+            "--image-budget, or SHELLWEGO_IMAGE_BUDGET: 'lots' is no size; write 512mb or 20gb",
+        ),
+        (("--domain", "a b"), "--domain: 'a b' is not a domain name"),
+    ],
+)
+def test_what_its_process_would_refuse_at_each_start_is_refused(
+    kind: str, words: tuple[str, ...], message: str
+) -> None:
+    port = "api" if kind == "server" else "http"
+    ended = installed(kind, *(word.format(port=port) for word in words), "--print")
+    assert ended.exit_code == 2
+    assert message.format(port=port) in ended.output or "No such option" in ended.output
+
+
+def test_a_server_that_nobody_could_reach_is_refused() -> None:
+    ended = installed("server", "--node-port", "0", "--print")
+    assert ended.exit_code == 2
+    assert "--node-port: a server without one serves nobody" in ended.output
+
+
+def test_what_flags_lack_may_stand_in_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("up", "--api-listen", "10.0.0.1", "--print")
+    assert "without TLS" in installed(*words).output
+    monkeypatch.setattr(up, "config_file_values", lambda: {"api_cert": "/etc/cert.pem", "api_key": "/etc/key.pem"})
+    assert installed(*words).exit_code == 0
+    assert installed("up", "--http-port", "7080", "--print").exit_code == 2
+    monkeypatch.setenv("SHELLWEGO_API_PORT", "80")
+    assert installed("up", "--print").exit_code == 0, "the environment of who asks is not that of the unit"
+
+
+def test_a_configuration_that_only_root_reads_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed() -> dict[str, object]:
+        raise InvalidError("invalid-config", "closed") from PermissionError("closed")
+
+    monkeypatch.setattr(up, "config_file_values", closed)
+    assert installed("up", "--api-listen", "10.0.0.1", "--print").exit_code == 0
+    assert installed("up", "--image-budget", "lots", "--print").exit_code == 2
+
+
+def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
     ended = installed("up", "--into", str(tmp_path / "none"))
     assert ended.exit_code == 1
-    assert "--print" in ended.output
+    assert f"Make {tmp_path / 'none'}, or name another directory, or only look: --print" in ended.output

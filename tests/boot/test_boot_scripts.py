@@ -32,7 +32,7 @@ def test_help_is_given_and_nothing_is_done(tmp_path: Path, name: str, flag: str)
     assert not (tmp_path / "cache").exists(), "a set-up would have made it"
 
 
-@pytest.mark.parametrize("name", ["setup", "demo", "lint"])
+@pytest.mark.parametrize("name", ["setup", "demo", "lint", "test"])
 def test_an_argument_that_is_none_is_refused_before_anything_is_done(tmp_path: Path, name: str) -> None:
     ended = run(name, "--frob", cache=tmp_path / "cache")
     assert ended.returncode == 2

@@ -32,6 +32,12 @@ def test_an_export_that_was_cut_off_fails(machine: Machine, api: HandMadeApi) ->
         assert "cut off" in ended.err
 
 
+def test_an_export_to_what_is_no_file_is_a_mistake_of_use(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/audit/export", LINE + END)
+    ended = machine.swg("audit", "export", "/")
+    assert (ended.code, ended.err) == (2, "Error: / cannot be written: Is a directory\n")
+
+
 def test_a_chain_that_holds_shows_its_head_for_later(machine: Machine, api: HandMadeApi) -> None:
     head = AuditHead(position="platform/000000000001", hash="ab" * 32)
     api.answer("GET", "/v1/audit/verify", view(AuditVerification, sound=True, heads=[head]))

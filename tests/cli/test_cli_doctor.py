@@ -169,6 +169,18 @@ def test_a_full_disk_fails() -> None:
     assert "--data-dir" in disk.remedy
 
 
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_data_directory_that_is_a_file_fails_wherever_it_is_needed(tmp_path: Path, below: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    found = {each.check: each for each in hostchecks.check_host(UpSettings(data_dir=file / below))}
+    for check in ("disk", "volumes", "master key"):
+        assert found[check].state is State.FAIL, check
+        assert "--data-dir" in found[check].remedy
+    assert found["disk"].message == found["volumes"].message == f"{file} is no directory"
+    assert "Errno" not in found["master key"].message
+
+
 def test_json_is_one_document_and_a_failure_ends_with_1(machine: Machine, api: HandMadeApi, tmp_path: Path) -> None:
     well(api, node())
     ended = machine.swg("doctor", "--json", SHELLWEGO_CACHE=str(tmp_path))
@@ -239,7 +251,7 @@ def test_a_configuration_file_that_makes_no_sense_is_named(tmp_path: Path, text:
 def test_an_unset_variable_as_data_directory_is_not_the_working_directory(machine: Machine, words: str) -> None:
     for ended in (machine.swg(words, "--data-dir", ""), machine.swg(words, SHELLWEGO_DATA_DIR="")):
         assert (ended.code, ended.out) == (2, "")
-        assert "data_dir, or SHELLWEGO_DATA_DIR: '' does not fit" in ended.err
+        assert "--data-dir, or SHELLWEGO_DATA_DIR: '' is no path" in ended.err
 
 
 @pytest.mark.parametrize(

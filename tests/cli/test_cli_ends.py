@@ -408,6 +408,29 @@ def test_a_reader_that_goes_away_ends_a_command_in_silence(machine: Machine, api
     assert process.wait(20) == 1
 
 
+def test_a_result_that_cannot_be_written_is_told_in_the_form_that_was_asked_for(
+    machine: Machine, api: HandMadeApi
+) -> None:
+    api.answer("GET", APPS, AppList(data=[view(AppView, name="shop")], pagination=view(Pagination)))
+
+    def told(*words: str) -> str:
+        with Path("/dev/full").open("w") as full:
+            ended = subprocess.run(
+                [*SWG, "apps", "ls", *words],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "XDG_CONFIG_HOME": str(machine.home)},
+                check=False,
+            )
+        assert ended.returncode == 1
+        return ended.stderr
+
+    message = "No space left on device"
+    assert json.loads(told("--json")) == {"code": "failed", "message": message, "exit_code": 1}
+    assert told() == f"Error: {message}\n"
+
+
 def test_a_module_given_as_a_file_is_loaded_and_deployed_where_modules_run(
     machine: Machine, api: HandMadeApi, tmp_path: Path
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import msgspec
@@ -79,14 +81,14 @@ def written(directory: Path, text: str) -> Path:
 
 def asked(directory: Path, text: str, existing: tuple[str, ...] = ()) -> DeploymentCreate:
     path = written(directory, text)
-    return deployment_of(path, read_manifest(path), existing)
+    return deployment_of(path, path.read_text(), read_manifest(path), existing)
 
 
 def refused(directory: Path, text: str) -> list[str]:
     """What is said of a wrong manifest, without the file's directory."""
     path = written(directory, text)
     with pytest.raises(ManifestError) as error:
-        deployment_of(path, read_manifest(path))
+        deployment_of(path, path.read_text(), read_manifest(path))
     return str(error.value).replace(f"{directory}/", "").splitlines()
 
 
@@ -106,7 +108,7 @@ def test_a_whole_manifest_becomes_a_deployment(tmp_path: Path) -> None:
     assert wish["config"]["remove_processes"] == ["old"]
     assert wish["counts"] == {"worker": 3}
     path = tmp_path / "shellwego.toml"
-    assert deployment_of(path, read_manifest(path), ("worker",), ("worker",)).counts == {}
+    assert deployment_of(path, path.read_text(), read_manifest(path), ("worker",), ("worker",)).counts == {}
 
 
 ROLLOUT = """\
@@ -297,6 +299,32 @@ def test_check_tells_what_a_manifest_says_without_a_platform(machine: Machine) -
     ended = machine.swg("manifest", "check")
     assert (ended.code, "shellwego.toml:2: x: there is no such key" in ended.err) == (2, True)
     assert machine.swg("manifest", "check", "absent.toml").code == 2
+
+
+def test_check_reads_stdin_as_a_file(machine: Machine) -> None:
+    assert "shop:v1" in machine.swg("manifest", "check", "-", stdin=WHOLE).out
+    ended = machine.swg("manifest", "check", "-", stdin='app = "shop"\nx = 1')
+    assert (ended.code, "-:2: x: there is no such key" in ended.err) == (2, True)
+    twice = 'app = "shop"\n[build]\nimage = "x"\n[[vm]]\nmemory = "1gb"\n[[vm]]\nmemory = "2gb"'
+    late = machine.swg("manifest", "check", "-", stdin=twice)
+    assert (late.code, "-:6: " in late.err) == (2, True), late.err
+
+
+def test_check_waits_for_no_pipe_that_has_a_name_and_reads_those_of_a_shell(machine: Machine) -> None:
+    os.mkfifo("pipe")
+    holder = os.open("pipe", os.O_RDWR)  # a reader without the check ends all the same
+    os.write(holder, b"x" * 4096)
+    closing = threading.Timer(5, os.close, (holder,))
+    closing.start()
+    ended = machine.swg("manifest", "check", "pipe")
+    closing.cancel()
+    assert (ended.code, ended.err) == (2, "Error: pipe: it is a pipe, and no file\n")
+    os.close(holder)
+    out, into = os.pipe()
+    os.write(into, WHOLE.encode())
+    os.close(into)
+    assert "shop:v1" in machine.swg("manifest", "check", f"/dev/fd/{out}").out
+    os.close(out)
 
 
 def serve_app(api: HandMadeApi, **fields: object) -> None:

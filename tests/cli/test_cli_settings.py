@@ -154,10 +154,10 @@ def test_without_a_context_the_way_to_one_is_told(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "message"),
     [
-        ("a = [", 1, "config.toml"),
-        ("\xff", 1, "config.toml"),
-        ("contexts = 1", 1, "[contexts] is not a table"),
-        ("[contexts.x]\ntoken = 'a'", 1, "context 'x' has no api_url"),
+        ("a = [", 2, "config.toml: "),
+        ("\xff", 2, "config.toml: it is not UTF-8\n"),
+        ("contexts = 1", 2, "[contexts] is not a table"),
+        ("[contexts.x]\ntoken = 'a'", 2, "context 'x' has no api_url"),
         ("[contexts.x]\napi_url = 'http://x'", 2, "no context is current"),
         ("current = 'x'\n[contexts.x]\napi_url = 'frob'", 2, "not the URL of an API: 'frob'"),
         ("current = 'x'\n[contexts.x]\napi_url = 'http://x:abc'", 2, "not the URL of an API"),
@@ -180,13 +180,14 @@ def test_a_context_file_that_is_not_there_or_cannot_be_read_is_told_as_such(mach
     assert "there is no file /nothing/config.toml" in ended.err
     machine.config.mkdir(parents=True)
     ended = machine.swg("apps", "ls")
-    assert ended.code == 1
+    assert ended.code == 2
+    assert f"{machine.config}: it cannot be read: Is a directory\n" in ended.err
     assert "Make it readable" in ended.err
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("app = [", "shellwego.toml: "), ("app = 3", "app is not a text"), ("\xff", "shellwego.toml: ")],
+    [("app = [", "shellwego.toml: "), ("app = 3", "app is not a text"), ("\xff", "shellwego.toml: it is not UTF-8\n")],
 )
 def test_a_broken_project_file_is_named(machine: Machine, api: HandMadeApi, text: str, message: str) -> None:
     Path("shellwego.toml").write_bytes(text.encode("latin-1"))

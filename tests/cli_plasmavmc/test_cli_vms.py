@@ -30,6 +30,12 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert done.stderr.strip().splitlines()[-1] == "[]"
 
 
+def test_what_becomes_of_the_images_entrypoint_is_told() -> None:
+    words = [Path(sys.executable).with_name("plasmavmc"), "vm", "run", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "arguments of the image's Entrypoint (--entrypoint takes its place)" in " ".join(done.stdout.split())
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_completion_script_is_made(shell: str) -> None:
     done = subprocess.run(

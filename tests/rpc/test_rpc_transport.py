@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from plasmavmc.cli.ends import failure_of
 from plasmavmc.errors import (
     ForbiddenError,
     HostError,
@@ -262,6 +263,25 @@ async def test_who_connects_and_says_nothing_is_cut_off(tmp_path: Path, monkeypa
         async with asyncio.timeout(10):
             assert await reader.read() == b""
         writer.close()
+
+
+async def test_files_that_are_no_certificates_are_told_by_name_before_anything_is_dialled(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ca").make()
+    certificate, key = authority.issue("ci", "/O=Acme/CN=ci")
+    for text in ("", "[settings]\n", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
+        wrong = tmp_path / "wrong"
+        wrong.write_text(text)
+        with pytest.raises(InvalidSpecError, match=f"tls.authority: {wrong} holds no certificate"):
+            async with connect("127.0.0.1:1", tls=ClientTls(None, None, wrong)):
+                pass
+        with pytest.raises(InvalidSpecError, match=f"tls.certificate: {wrong} is no certificate"):
+            async with connect("127.0.0.1:1", tls=ClientTls(wrong, key, authority.certificate)):
+                pass
+    _, other = authority.issue("other", "/O=Acme/CN=other")
+    with pytest.raises(InvalidSpecError, match=f"unencrypted key {other}"):
+        async with connect("127.0.0.1:1", tls=ClientTls(certificate, other, authority.certificate)):
+            pass
+    assert failure_of(InvalidSpecError("tls.authority", "x holds none")).format_message() == "--tls-ca: x holds none"
 
 
 async def test_a_client_does_not_speak_to_a_server_of_another_authority(tmp_path: Path) -> None:

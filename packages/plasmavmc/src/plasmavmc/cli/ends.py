@@ -51,6 +51,8 @@ _FIELDS: Mapping[str, str] = {
     "spec.image": "IMAGE",
     "start.reference": "IMAGE",
     "start.name": "--name",
+    "tls.authority": "--tls-ca",
+    "tls.certificate": "--tls-cert",
 }
 """Fields of the services, as this command line calls them."""
 

@@ -13,6 +13,7 @@ to repeat one yourself.
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ async def connect(
     token. The server has answered when it is given out.
 
     Raises:
-        InvalidSpecError: `address`, it is neither.
+        InvalidSpecError: `address`, it is neither; `tls.authority` or `tls.certificate`, the file is not what it should be.
         UnavailableError: nobody answers there within `timeout_s`.
         ForbiddenError: the socket is not ours to open.
         HostError: a file of `tls` cannot be read.
@@ -106,7 +107,30 @@ def _credentials(tls: ClientTls) -> grpc.ChannelCredentials:
         own = [path.read_bytes() for path in (tls.key, tls.certificate) if path is not None]
     except OSError as error:
         raise HostError("tls-files", f"{error.filename} cannot be read: {error.strerror}") from error
+    _check_pem(tls, authority)
     return grpc.ssl_channel_credentials(authority, *own)
+
+
+def _check_pem(tls: ClientTls, authority: bytes) -> None:
+    """gRPC would log lines of its own, and then only say that it could not connect."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")  # whether they are PEM is asked here, and not whether they are strong
+    try:
+        context.load_verify_locations(cadata=authority.decode("ascii", "ignore"))
+    except (ssl.SSLError, ValueError) as error:
+        raise InvalidSpecError("tls.authority", f"{tls.authority} holds no certificate (PEM)") from error
+    if tls.certificate is None:
+        return
+    try:
+        context.load_cert_chain(tls.certificate, tls.key, password=_no_password)
+    except (ssl.SSLError, ValueError) as error:
+        words = f"{tls.certificate} is no certificate with its own, unencrypted key {tls.key} (PEM)"
+        raise InvalidSpecError("tls.certificate", words) from error
+
+
+def _no_password() -> str:
+    """In place of OpenSSL's own question on the terminal."""
+    return ""
 
 
 class EngineClient:

@@ -142,9 +142,11 @@ def _done(
 def _place(flags: dict[str, str | None]) -> Place:
     from shellwego.boot.backup import Place  # noqa: PLC0415 - as above
     from shellwego.boot.configfile import CONFIG_FILE  # noqa: PLC0415
-    from shellwego.boot.preflight import check_root, check_user  # noqa: PLC0415
+    from shellwego.boot.preflight import PreflightError, check_user  # noqa: PLC0415
 
-    check_root()
+    if os.geteuid() != 0:
+        words = "a backup is made and restored by root, who alone reads all that the platform keeps"
+        raise PreflightError("not-root", words, resolution="Run: sudo swg backup …")
     return Place(settings=up_settings(flags), config_file=CONFIG_FILE, owner=check_user())
 
 
@@ -160,10 +162,10 @@ def _passphrase(path: Path | None, *, twice: bool) -> Sensitive:
             given = stream.read(4096).decode(errors="replace").strip()
     elif not given and sys.stdin.isatty():
         given = click.prompt("Passphrase of the backup", hide_input=True, confirmation_prompt=twice)
-    if twice and len(given) < LEAST:
-        raise InvalidError("weak-passphrase", f"a backup's passphrase has at least {LEAST} characters")
     if not given:
         raise InvalidError("no-passphrase", "no passphrase is given", resolution=f"--passphrase-file, or ${PASSPHRASE}")
+    if twice and len(given) < LEAST:
+        raise InvalidError("weak-passphrase", f"a backup's passphrase has at least {LEAST} characters")
     return Sensitive.of(given)
 
 

@@ -176,6 +176,12 @@ def open_backup(directory: Path, passphrase: Sensitive) -> Backup:
         manifest = Manifest(**{**body, "pieces": pieces})
         seal = Seal.of(passphrase, bytes.fromhex(manifest.salt))
         told = str(document["seal"])
+    except FileNotFoundError:
+        raise InvalidError(
+            "no-backup",
+            f"{directory} is no backup: it has no {MANIFEST}",
+            resolution="Give the directory that swg backup create made.",
+        ) from None
     except OSError as error:
         raise InvalidError("no-backup", f"{directory / MANIFEST} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):

@@ -18,7 +18,8 @@ _OTHER_SETTINGS = {
     "network": frozenset({"publish", "publish_on"}),
     "edge": frozenset({"connections_per_source", "connections_per_app", "balancers"}),
 }
-_OTHER_TABLES = ("database", *_OTHER_SETTINGS)
+OTHER_TABLES = ("database", *_OTHER_SETTINGS)
+"""Tables whose settings have the table's name before theirs."""
 
 
 def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
@@ -29,12 +30,13 @@ def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
     Raises:
         InvalidError: it cannot be read or parsed, or holds something beside those tables.
     """
-    if not path.exists():
-        return {}
     try:
         text = path.read_text()
+    except FileNotFoundError:
+        return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidError("invalid-config", f"{path}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InvalidError("invalid-config", f"{path} cannot be read: {reason}") from error
     values = values_of(path, text)
     if has_password(str(values.get("database_url", ""))) and path.stat().st_mode & 0o004:
         raise exposed(path)
@@ -47,7 +49,7 @@ def values_of(path: Path, text: str) -> dict[str, object]:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidError("invalid-config", f"{path}: {error}") from error
-    unknown = sorted(set(document) - {"up", *_OTHER_TABLES})
+    unknown = sorted(set(document) - {"up", *OTHER_TABLES})
     if unknown:
         raise InvalidError(
             "unknown-setting",
@@ -55,7 +57,7 @@ def values_of(path: Path, text: str) -> dict[str, object]:
             resolution="All settings stand in the table [up]; others in [database], [bus], [backups], [network] and [edge].",
         )
     values = {name.replace("-", "_"): value for name, value in _table(path, document, "up").items()}
-    for table in _OTHER_TABLES:
+    for table in OTHER_TABLES:
         misplaced = sorted(name for name in values if name.startswith(f"{table}_"))
         if misplaced:
             raise InvalidError("unknown-setting", f"{path}: {', '.join(misplaced)}: it stands in the table [{table}]")

@@ -23,6 +23,7 @@ from shellwego.core.nodes import Underlay
 from shellwego.drivers.engine.host import KVM_DEVICE, Acceleration, can_reflink, cgroup_kinds, installation, probed
 from shellwego.drivers.kms.keyfile import is_sealed
 
+_OTHER_PLACE = "Choose another place with --data-dir, or mend its file system."
 _ROOMY_DISK = 4 << 30
 _ROOMY_MEMORY = 1 << 30
 
@@ -96,9 +97,20 @@ def cgroups() -> Finding:
     )
 
 
+def _place(data_dir: Path) -> Path:
+    """The data directory, or what is there of the way to it."""
+    return next(path for path in (data_dir.absolute(), *data_dir.absolute().parents) if path.exists())
+
+
+def _no_directory(check: str, place: Path) -> Finding:
+    return fail(check, f"{place} is no directory", _OTHER_PLACE)
+
+
 def disk(data_dir: Path) -> Finding:
     """Room where the data directory is, or would be."""
-    place = next(path for path in (data_dir.absolute(), *data_dir.absolute().parents) if path.exists())
+    place = _place(data_dir)
+    if not place.is_dir():
+        return _no_directory("disk", place)
     try:
         preflight.check_space(place)
     except ShellWeGoError as error:
@@ -138,9 +150,9 @@ def volumes(settings: UpSettings) -> Finding:
     """Where volumes are, and by which driver."""
     directory = settings.data_dir / "volumes"
     if settings.zfs:
-        if os.geteuid() != 0:
-            return warn("volumes", f"zfs, in {settings.zfs}: that is root's to look at", "As root: swg doctor")
-        return asked("volumes", lambda: preflight.check_zfs(settings.zfs), f"zfs, in {settings.zfs}")
+        return _dataset(settings.zfs)
+    if not (place := _place(settings.data_dir)).is_dir():
+        return _no_directory("volumes", place)
     try:
         shares = directory.is_dir() and can_reflink(directory)
     except OSError:
@@ -150,6 +162,12 @@ def volumes(settings: UpSettings) -> Finding:
     if directory.is_dir():
         return ok("volumes", f"file, in {directory}: a snapshot is a copy, during which its VM stands still")
     return ok("volumes", f"the first start makes {directory}")
+
+
+def _dataset(name: str) -> Finding:
+    if os.geteuid() != 0:
+        return warn("volumes", f"zfs, in {name}: that is root's to look at", "As root: swg doctor")
+    return asked("volumes", lambda: preflight.check_zfs(name), f"zfs, in {name}")
 
 
 def _master_key(settings: UpSettings) -> Finding:
@@ -170,7 +188,7 @@ def _key_file(path: Path) -> Finding:
     except PermissionError:
         return warn("master key", f"{path} is root's to read", "As root: swg doctor")
     except ShellWeGoError as error:
-        return fail("master key", error.message, error.resolution)
+        return fail("master key", error.message, error.resolution or _OTHER_PLACE)
     if sealed:
         return ok("master key", f"{path} is sealed by a passphrase")
     return warn("master key", f"{path} is not sealed: who reads the data directory reads all secrets", remedy)
@@ -178,7 +196,7 @@ def _key_file(path: Path) -> Finding:
 
 def _encryption(data_dir: Path) -> Finding:
     """Whether the memory of a suspended VM, and the disks of all, lie on a disk in clear."""
-    status = next(path for path in (data_dir.absolute(), *data_dir.absolute().parents) if path.exists()).stat()
+    status = _place(data_dir).stat()
     device = Path("/sys/dev/block") / f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
     if is_encrypted(device):
         return ok("encryption", f"{data_dir} is on an encrypted device")

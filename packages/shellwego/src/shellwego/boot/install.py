@@ -10,10 +10,20 @@ from pathlib import Path
 import click
 
 from shellwego.boot.units import KINDS, unit, unit_name
+from shellwego.boot.up import UpFailure, settings_elsewhere
+from shellwego.core.errors import InvalidError
 from shellwego.drivers.files import replace_file
 
 UNITS = Path("/etc/systemd/system")
-_COMMANDS = {"up": "up:up", "server": "parts:server", "agent": "parts:agent", "edge": "parts:edge"}
+_DIRECTORY = "directory"
+"""The option of a host that joined which is no setting."""
+_COMMANDS = {
+    "up": ("up:up", ""),
+    "server": ("parts:server", "SERVER_DEFAULTS"),
+    "agent": ("parts:agent", "AGENT_DEFAULTS"),
+    "edge": ("parts:edge", "EDGE_DEFAULTS"),
+}
+"""Where a process's command is, and what its settings are where nothing is said."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "ignore_unknown_options": True})
@@ -42,7 +52,8 @@ def install(kind: str, arguments: tuple[str, ...], only_print: bool, into: Path)
     try:
         replace_file(path, text.encode(), 0o644)
     except OSError as error:
-        raise click.ClickException(f"{path}: {error.strerror}\n  → Run it as root, or only look: --print") from error
+        mend = f"Make {into}, or name another directory" if isinstance(error, FileNotFoundError) else "Run it as root"
+        raise click.ClickException(f"{path}: {error.strerror}\n  → {mend}, or only look: --print") from error
     click.echo(text, nl=False)
     click.echo(
         f"Written to {path}. Next:\n  systemctl daemon-reload\n  systemctl enable --now {unit_name(kind)}\n"
@@ -52,8 +63,10 @@ def install(kind: str, arguments: tuple[str, ...], only_print: bool, into: Path)
 
 def _check(kind: str, arguments: tuple[str, ...]) -> None:
     """Refuse what the command would refuse at each start, and paths that mean something here only."""
-    module, _, attribute = _COMMANDS[kind].partition(":")
-    command = getattr(import_module(f"shellwego.boot.{module}"), attribute)
+    target, defaults = _COMMANDS[kind]
+    name, _, attribute = target.partition(":")
+    module = import_module(f"shellwego.boot.{name}")
+    command = getattr(module, attribute)
     context = command.make_context(f"swg {kind}", list(arguments))
     paths = [parameter for parameter in command.params if isinstance(parameter.type, click.Path)]
     for parameter in paths:
@@ -62,6 +75,13 @@ def _check(kind: str, arguments: tuple[str, ...]) -> None:
             raise click.UsageError(f"{parameter.opts[0]} {value}: give the path from the root on.")
     if any(not word.isprintable() for word in arguments):
         raise click.UsageError("An argument has characters that cannot stand in a unit.")
+    flags = {name: value for name, value in context.params.items() if name != _DIRECTORY}
+    try:
+        settings = settings_elsewhere(flags, getattr(module, defaults) if defaults else {})
+        if kind == "server" and settings is not None:
+            module.check_server(settings)
+    except InvalidError as error:
+        raise UpFailure(error) from error
 
 
 def _program() -> Path:

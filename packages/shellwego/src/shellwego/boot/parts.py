@@ -36,6 +36,8 @@ NODE_PORT = 7081
 SHUTDOWN_DELAY_S = 5
 AGENT_DATA, EDGE_DATA = "/var/lib/shellwego-agent", "/var/lib/shellwego-edge"
 """Each process has its own: a host may run several."""
+SERVER_DEFAULTS = {"node_port": NODE_PORT, "shutdown_delay": SHUTDOWN_DELAY_S}
+AGENT_DEFAULTS = {"data_dir": AGENT_DATA}
 EDGE_DEFAULTS = {"data_dir": EDGE_DATA, "http_listen": "0.0.0.0"}  # noqa: S104 - an edge is for everybody
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -49,7 +51,7 @@ def server(**flags: Any) -> None:
     and one master key (a KMS, or --master-keys-file). Each option can also be set in the environment
     (SHELLWEGO_NODE_PORT, ...) or in /etc/shellwego/config.toml, table [up]. SIGTERM ends it; what runs on nodes goes on.
     """
-    _ended(lambda: _server(up_settings(flags, {"node_port": NODE_PORT, "shutdown_delay": SHUTDOWN_DELAY_S})))
+    _ended(lambda: _server(up_settings(flags, SERVER_DEFAULTS)))
 
 
 def _of_a_joined_host(directory: str, data_dir: str) -> Callable[[F], F]:
@@ -84,7 +86,7 @@ def agent(directory: Path, **flags: Any) -> None:
     It dials the platform's servers, and goes on without them where they do not answer. SIGTERM ends it: VMs are stopped
     gracefully, or left running with --keep-vms.
     """
-    _ended(lambda: _agent(directory, up_settings(flags, {"data_dir": AGENT_DATA})))
+    _ended(lambda: _agent(directory, up_settings(flags, AGENT_DEFAULTS)))
 
 
 @click.command(context_settings=_HELP)
@@ -107,11 +109,16 @@ def _ended(run: Callable[[], int]) -> None:
         raise UpFailure(error) from error
 
 
+def check_server(settings: UpSettings) -> None:
+    """Refuse what no server can be; raises `InvalidError`."""
+    if not settings.node_port:
+        raise InvalidError("no-node-port", "--node-port: a server without one serves nobody", resolution="Give 7081.")
+
+
 def _server(settings: UpSettings) -> int:
     from shellwego.boot import preflight  # noqa: PLC0415 - needed by a real start only
 
-    if not settings.node_port:
-        raise InvalidError("no-node-port", "--node-port: a server without one serves nobody", resolution="Give 7081.")
+    check_server(settings)
     begin_as_root(())
     installation = preflight.open_installation(settings)
     preflight.check_reach(settings, installation)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from shellwego.boot.configfile import config_file_values
+from shellwego.boot.configfile import OTHER_TABLES, config_file_values
 from shellwego.boot.databaseurl import one_database
 from shellwego.boot.settings import UpSettings
 from shellwego.boot.settingschecks import check
@@ -146,8 +146,32 @@ def up_settings(flags: Mapping[str, Any], defaults: Mapping[str, object] | None 
     Raises:
         InvalidError: one does not fit, naming it.
     """
-    given = {name: value for name, value in flags.items() if value not in (None, ())}
-    values = one_database(defaults or {}, config_file_values(), _environment(), given)
+    return _settings(defaults or {}, config_file_values(), _environment(), _given(flags))
+
+
+def settings_elsewhere(flags: Mapping[str, Any], defaults: Mapping[str, object]) -> UpSettings | None:
+    """The settings of a start with these flags that is not ours: the environment of who asks has no part in it. None where
+    root alone reads the configuration file, which may add what the flags lack: then each flag is looked at by itself.
+
+    Raises:
+        InvalidError: one does not fit, naming it.
+    """
+    try:
+        return _settings(defaults, config_file_values(), _given(flags))
+    except InvalidError as error:
+        if not isinstance(error.__cause__, PermissionError):
+            raise
+        for name, value in _given(flags).items():
+            _typed(name, value)
+        return None
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, object]:
+    return {name: value for name, value in flags.items() if value not in (None, ())}
+
+
+def _settings(*layers: Mapping[str, object]) -> UpSettings:
+    values = one_database(*layers)
     known = UpSettings.__dataclass_fields__
     unknown = sorted(set(values) - set(known))
     if unknown:
@@ -177,8 +201,27 @@ def _typed(name: str, value: object) -> Any:
         if kind.startswith("tuple"):
             return tuple(value.split(",")) if isinstance(value, str) else tuple(str(item) for item in _listed(value))
     except ValueError:
-        raise InvalidError("invalid-setting", f"{name}, or SHELLWEGO_{name.upper()}: {value!r} does not fit") from None
+        form = _FORMS[kind.partition("[")[0].split()[0]]
+        words = f"{_said(name)}, or SHELLWEGO_{name.upper()}: {value!r:.60} is {form}"
+        raise InvalidError("invalid-setting", words) from None
     return str(value)
+
+
+_FORMS = {
+    "Path": "no path",
+    "ByteCount": "no size; write 512mb or 20gb",
+    "int": "no whole number",
+    "bool": "neither true nor false",
+    "tuple": "no list",
+}
+"""What a value is not that does not fit, by the type of its setting."""
+
+
+def _said(name: str) -> str:
+    """How a setting is given: as an option, or in its table."""
+    option = next((parameter.opts[0] for parameter in up.params if parameter.name == name), "")
+    table, _, rest = name.partition("_")
+    return option or (f"{rest}, table [{table}]" if table in OTHER_TABLES else name)
 
 
 def _path(text: str) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from shellwego.cli.durations import moment_ago
-from shellwego.cli.failure import FAILED, Failure
+from shellwego.cli.failure import FAILED, USAGE, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import show, show_one
 from shellwego.cli.session import Session, about_no_app, shared
@@ -87,10 +87,13 @@ def export_audit(session: Session, file: BinaryIO, since: str | None) -> None:
     moment = moment_ago(since)
     lines = session.client.export_audit(project=session.place, organization=session.organization, time_gte=moment)
     last = b""
-    for line in lines:
-        if last:
-            file.write(last)
-        last = line
+    try:
+        for line in lines:
+            if last:
+                file.write(last)
+            last = line
+    except click.FileError as error:  # it is opened by the first write: what is there stays where nothing comes
+        raise Failure(f"{error.ui_filename} cannot be written: {error.message}", code=USAGE) from error
     end = json.loads(last) if last.endswith(b"\n") else {}
     if not end.get("complete"):
         raise Failure("the export was cut off", code=FAILED, resolution="Run it again.")

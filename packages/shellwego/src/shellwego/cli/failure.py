@@ -11,6 +11,8 @@ import click
 
 OK, FAILED, USAGE, AUTH, NOT_FOUND, CONFLICT, NO_CAPACITY, QUOTA, UNHEALTHY = range(9)
 TIMED_OUT, INTERRUPTED = 124, 130
+OUTPUT = "shellwego.output"
+"""Where a command that runs tells, in its context's `meta`, how it prints results."""
 _BY_STATUS = {
     400: USAGE,
     401: AUTH,
@@ -64,7 +66,7 @@ class JsonFailure(click.ClickException):
     """A failure as one line of JSON on stderr, for who asked for JSON."""
 
     def __init__(self, error: click.ClickException) -> None:
-        super().__init__(error.message)
+        super().__init__(error.message if isinstance(error, Failure) else error.format_message())
         self.exit_code = error.exit_code  # type: ignore[misc]
         self._error = error
 

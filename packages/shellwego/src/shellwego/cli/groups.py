@@ -24,6 +24,16 @@ class NounGroup(click.Group):
         names = (cmd_name, *_ALSO.get(cmd_name, ()))
         return next((found for name in names if (found := super(NounGroup, self).get_command(ctx, name))), None)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            option = error.option_name
+            if not any(option in each.opts for command in self.commands.values() for each in command.params):
+                raise
+            words = f"{option} stands behind the whole command: {ctx.command_path} COMMAND {option}"
+            raise click.UsageError(f"{words}. See: {ctx.command_path} --help", ctx) from error
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

@@ -27,11 +27,12 @@ class ManifestFile:
         Failure: it is missing or wrong; each fault with its line.
         """
         from shellwego.client.manifest.faults import ManifestError  # noqa: PLC0415
-        from shellwego.client.manifest.reading import read_manifest  # noqa: PLC0415
+        from shellwego.client.manifest.reading import parse_manifest, text_of  # noqa: PLC0415
 
         self.path = path
         try:
-            self.manifest: Manifest = read_manifest(path)
+            self._text = text_of(path)
+            self.manifest: Manifest = parse_manifest(path, self._text)
             self.deployment()
         except ManifestError as error:
             raise Failure(str(error), code=USAGE) from error
@@ -41,7 +42,7 @@ class ManifestFile:
         from shellwego.client.manifest.deployment import deployment_of  # noqa: PLC0415
 
         existing = [process.name for process in app.config.processes] if app else []
-        return deployment_of(self.path, self.manifest, existing, existing if app and app.release else [])
+        return deployment_of(self.path, self._text, self.manifest, existing, existing if app and app.release else [])
 
 
 def manifest_in(directory: Path) -> ManifestFile | None:
@@ -56,11 +57,13 @@ def manifest() -> None:
 
 
 @manifest.command("check")
-@click.argument("file", type=click.Path(path_type=Path), default=FILE_NAME)
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default=FILE_NAME)
 @shared
 @about_no_app
 def check(session: Session, file: Path) -> None:
-    """Read FILE as a deploy would; what is wrong is told with its line. Nothing is asked of the platform."""
+    """Read FILE as a deploy would, or stdin where it is -; what is wrong is told with its line. Nothing is asked of the
+    platform.
+    """
     import msgspec  # noqa: PLC0415
 
     found = ManifestFile(file)

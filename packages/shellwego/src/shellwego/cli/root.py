@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
+from itertools import pairwise, takewhile
 from typing import Any, NoReturn
 
 import click
 
-from shellwego.cli.failure import FAILED, INTERRUPTED
+from shellwego.cli.failure import INTERRUPTED, OUTPUT, Failure, JsonFailure
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "login": ("shellwego.cli.login:login", "Sign in to a platform; saved as a context."),
@@ -78,6 +79,7 @@ SECTIONS = {
 
 _FLAGS = {"--json", "-q", "--quiet", "-y", "--yes", "--no-color"}
 _WITH_VALUE = {"-a", "--app", "-o", "--org", "-p", "--project", "-c", "--config", "--context", "--output"}
+_AS_JSON = "shellwego.as-json"
 _EPILOG = """\b
 Every command that asks the platform takes, also before its name:
   -a APP  -o ORG  -p PROJECT  -c FILE  --context NAME
@@ -109,13 +111,35 @@ class LazyGroup(click.Group):
             args = [*args[1:], "--help"]
         return super().parse_args(ctx, self._options_after_the_command(ctx, args))
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        as_json = asks_for_json(args)  # parsing takes them away
+        try:
+            context = super().make_context(info_name, args, parent, **extra)
+        except click.ClickException as error:
+            raise _in_form(error, as_json=as_json) from error
+        context.meta[_AS_JSON] = as_json
+        return context
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            # Once a command runs it knows by itself, better than we: not each of its words is an option.
+            raise _in_form(error, as_json=OUTPUT not in ctx.meta and ctx.meta[_AS_JSON]) from error
+
     def _options_after_the_command(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Shared options that stand before the command's name are moved behind it, where they are understood."""
         count = 0
         while count < len(args) and args[count].partition("=")[0] in _FLAGS | _WITH_VALUE:
             count += 2 if args[count] in _WITH_VALUE else 1
         leading, words = args[:count], args[count:]
-        if not leading or not words:
+        if count > len(args):
+            raise click.BadOptionUsage(args[-1], f"Option {args[-1]!r} requires an argument.", ctx)
+        if leading and not words:
+            raise click.UsageError(f"Which command? See: {ctx.command_path} --help", ctx)
+        if not leading:
             return args
         names, command = 0, self.get_command(ctx, words[0])
         while command is not None and names < len(words):
@@ -159,6 +183,19 @@ class LazyGroup(click.Group):
         for heading, commands in sections.items():
             with formatter.section(heading):
                 formatter.write_dl([(name.ljust(width), text) for name, text in commands])
+
+
+def asks_for_json(words: Sequence[str]) -> bool:
+    """Whether a command line that may not be understood asks for JSON, as well as can be said."""
+    own = list(takewhile(lambda word: word != "--", words))
+    forms = [word.partition("=")[2] for word in own if word.startswith("--output=")]
+    forms += [form for word, form in pairwise(own) if word == "--output"]
+    return "--json" in own or (forms or [os.environ.get("SHELLWEGO_OUTPUT", "")])[-1] == "json"
+
+
+def _in_form(error: click.ClickException, *, as_json: bool) -> click.ClickException:
+    help_only = isinstance(error, click.exceptions.NoArgsIsHelpError)
+    return JsonFailure(error) if as_json and not help_only and not isinstance(error, JsonFailure) else error
 
 
 def _load(target: str) -> click.Command:
@@ -213,7 +250,8 @@ def run(root: click.Group) -> NoReturn:
         sys.exit(INTERRUPTED)
     except OSError as error:
         _drop_output()
+        failure = Failure(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
         with suppress(OSError):
-            click.echo(f"Error: {error}", err=True)
-        sys.exit(FAILED)
+            _in_form(failure, as_json=asks_for_json(sys.argv[1:])).show()
+        sys.exit(failure.exit_code)
     sys.exit(code if isinstance(code, int) else 0)

@@ -50,7 +50,7 @@ def run(
 ) -> None:
     """Run a one-off command in a microVM of its own, with the app's image and environment; ends with its exit code.
 
-    For a shell: swg run -it -- sh
+    It is run in place of the image's Entrypoint, and not as its arguments. For a shell: swg run -it -- sh
     """
     if (interactive or tty) and detach:
         raise click.UsageError("--detach goes with neither --interactive nor --tty.")

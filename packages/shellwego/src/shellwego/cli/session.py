@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from shellwego.cli.failure import AUTH, FAILED, NOT_FOUND, USAGE, Failure, JsonFailure
+from shellwego.cli.failure import AUTH, FAILED, NOT_FOUND, OUTPUT, USAGE, Failure, JsonFailure
 
 if TYPE_CHECKING:
     from shellwego.client.context import Context, ContextFile
@@ -62,7 +62,7 @@ class Session:
         except ContextFileError as error:
             unread = isinstance(error.__cause__, OSError)
             remedy = "Make it readable, or name another: -c FILE" if unread else "Mend or remove it, then: swg login"
-            raise Failure(str(error), resolution=remedy) from error
+            raise Failure(str(error), code=USAGE, resolution=remedy) from error
 
     @cached_property
     def context(self) -> Context:
@@ -181,7 +181,14 @@ class Session:
         return name
 
     def app_named(self, name: str | None) -> str:
-        """The app of an argument that may be left out; raises as `app`."""
+        """The app of an argument that may be left out.
+
+        Raises:
+            click.UsageError: as `app`; or `-a` names another. What the environment or a project file names is only what is
+                meant where nothing is said.
+        """
+        if name and self.app_option and self.app_option != name and _given("app_option"):
+            raise click.UsageError(f"The app is named twice: {name}, and -a {self.app_option}.")
         return name or self.app
 
     def confirm(self, question: str) -> None:
@@ -201,6 +208,13 @@ class Session:
         """A remark for people, on stderr; silent with `--quiet`."""
         if not self.quiet:
             click.echo(_printable(text), err=True)
+
+
+def _given(option: str) -> bool:
+    """Whether it stands on the command line, and not in the environment alone."""
+    from click.core import ParameterSource  # noqa: PLC0415
+
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
 
 
 def _printable(text: str) -> str:
@@ -225,7 +239,9 @@ def project_file_app(directory: Path) -> str:
     try:
         name = tomllib.loads(path.read_text()).get("app", "")
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise Failure(f"{path}: {error}", code=USAGE) from error
+        from shellwego.client.text import why_not_read  # noqa: PLC0415 - only after a failure
+
+        raise Failure(f"{path}: {why_not_read(error)}", code=USAGE) from error
     if not isinstance(name, str):
         raise Failure(f"{path}: app is not a text", code=USAGE)
     return name
@@ -292,6 +308,7 @@ def shared(command: F) -> F:
             yes=yes,
             color=not no_color and sys.stderr.isatty(),
         )
+        click.get_current_context().meta[OUTPUT] = session.output
         try:
             with told():
                 return command(session, *arguments, **options)
@@ -314,11 +331,8 @@ def about_no_app(command: F) -> F:
 
     @wraps(command)
     def call(session: Session, *arguments: Any, **options: Any) -> Any:
-        from click.core import ParameterSource  # noqa: PLC0415
-
-        context = click.get_current_context()
-        if context.get_parameter_source("app_option") is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{context.command_path} is about no app: leave out -a.")
+        if _given("app_option"):
+            raise click.UsageError(f"{click.get_current_context().command_path} is about no app: leave out -a.")
         return command(session, *arguments, **options)
 
     return call  # type: ignore[return-value]  # used as a command only

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from shellwego.client.text import why_not_read
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
@@ -82,7 +84,7 @@ def load(path: Path) -> ContextFile:
     except FileNotFoundError:
         return ContextFile()
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ContextFileError(f"{path}: {error}") from error
+        raise ContextFileError(f"{path}: {why_not_read(error)}") from error
     contexts = table.get("contexts", {})
     if not isinstance(contexts, dict):
         raise ContextFileError(f"{path}: [contexts] is not a table")

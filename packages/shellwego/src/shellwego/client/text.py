@@ -32,6 +32,19 @@ def safe_json(document: str) -> str:
     return _NOT_ASCII_CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", document)
 
 
+def why_not_read(error: Exception) -> str:
+    """Why a file was not read as text or as TOML, without Python's own words for it."""
+    match error:
+        case OSError():
+            return f"it cannot be read: {error.strerror}"
+        case UnicodeDecodeError():
+            return "it is not UTF-8"
+        case RecursionError():
+            return "it is nested too deeply"
+        case _:
+            return str(error)
+
+
 def is_safe(document: str) -> bool:
     """Whether nothing in it, beyond ASCII, is obeyed by a terminal."""
     return not _NOT_ASCII_CONTROLS.search(document)

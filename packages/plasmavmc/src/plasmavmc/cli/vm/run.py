@@ -50,7 +50,8 @@ def run(output: str, **given: Any) -> None:
 
     Pulls IMAGE where it is missing (FILE.wasm is a module, and taken in), boots, attaches, and ends with the command's exit
     code; 125 where the VM could not be run, 126 where the command cannot be executed, 127 where there is none. Options come
-    before IMAGE; what follows it is the command's.
+    before IMAGE; what follows it are arguments of the image's Entrypoint (--entrypoint takes its place), and where it has
+    none the command itself.
     """
     order = _order(given, output)
     scope = connection().scope()

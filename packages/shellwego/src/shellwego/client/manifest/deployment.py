@@ -43,10 +43,10 @@ E = TypeVar("E", bound=_Entry)
 
 
 def deployment_of(
-    path: Path, manifest: Manifest, existing: Iterable[str] = (), counted: Iterable[str] = ()
+    path: Path, text: str, manifest: Manifest, existing: Iterable[str] = (), counted: Iterable[str] = ()
 ) -> DeploymentCreate:
-    """The deployment that a manifest asks for. `existing` are the processes that the app has now, `counted` those of them
-    that were deployed before: how many there are of them is no longer the manifest's to say.
+    """The deployment that a manifest of this text asks for. `existing` are the processes that the app has now, `counted`
+    those of them that were deployed before: how many there are of them is no longer the manifest's to say.
 
     Raises:
         ManifestError: its parts do not fit together, or a value makes no sense.
@@ -54,7 +54,7 @@ def deployment_of(
     reader = _Reader(manifest)
     wish = reader.deployment(tuple(existing), tuple(counted))
     if reader.faults:
-        raise ManifestError(path, path.read_text(), tuple(reader.faults))
+        raise ManifestError(path, text, tuple(reader.faults))
     return wish
 
 

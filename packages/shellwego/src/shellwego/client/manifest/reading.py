@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -16,6 +17,7 @@ from shellwego.client.manifest.faults import Fault, ManifestError, Place
 from shellwego.client.manifest.unsupported import unsupported
 
 FILE_NAME = "shellwego.toml"
+STDIN = Path("-")
 _MAX_BYTES = 1024 * 1024
 _TYPES = re.compile(r"`(?P<names>[a-z]+(?: \| [a-z]+)*)`")
 _REGEX = re.compile(r"matching regex .*", re.DOTALL)
@@ -34,12 +36,16 @@ _OF_NAMED: tuple[tuple[str, Any, Any], ...] = (("env", str, EnvValue), ("process
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and check a manifest.
+    """Read and check a manifest; raises as `text_of` and `parse_manifest`."""
+    return parse_manifest(path, text_of(path))
+
+
+def parse_manifest(path: Path, text: str) -> Manifest:
+    """Check a manifest of this text; `path` is what it is called.
 
     Raises:
-        ManifestError: it cannot be read, is no TOML, or says what is unknown, misspelt or not supported; with the lines.
+        ManifestError: it is no TOML, or says what is unknown, misspelt or not supported; with the lines.
     """
-    text = _text(path)
     try:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -54,16 +60,28 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a manifest; `-` is stdin.
+
+    Raises:
+        ManifestError: it cannot be read, or is no text or far too long.
+    """
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+        data = sys.stdin.buffer.read(_MAX_BYTES + 1) if path == STDIN else _bytes(path)
         if len(data) > _MAX_BYTES:
             raise ManifestError(path, "", (Fault((), "it is larger than 1 MiB, and so no manifest"),))
         return data.decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ManifestError(path, "", (Fault((), f"it cannot be read: {reason}"),)) from error
+
+
+def _bytes(path: Path) -> bytes:
+    """A pipe that has a name would be waited for until somebody writes to it; those of a shell (`<(…)`) have none."""
+    if path.is_fifo() and path.resolve().exists():
+        raise ManifestError(path, "", (Fault((), "it is a pipe, and no file"),))
+    with path.open("rb") as file:
+        return file.read(_MAX_BYTES + 1)
 
 
 def _faults(document: dict[str, Any], message: str) -> Iterator[Fault]:

@@ -101,7 +101,8 @@ def _document(path: Path) -> Mapping[str, object]:
     except (FileNotFoundError, PermissionError):
         raise
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidError("bad-key-file", f"the master keys in {path} cannot be read: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else "they are no text"
+        raise InvalidError("bad-key-file", f"the master keys in {path} cannot be read: {reason}") from None
     return _parsed(path, text)
 
 
