@@ -150,11 +150,12 @@ def test_webhook(session: Session, webhook: str) -> None:
 def list_deliveries(session: Session, webhook: str, delivery: str | None, limit: int, state: str | None) -> None:
     """List what was sent or waits, the newest first, or show one DELIVERY with its attempts."""
     if delivery is None:
-        _show_deliveries(session, session.client.list_deliveries(webhook, limit=limit, state=state).data)
+        found = session.client.list_deliveries(webhook, limit=limit, state=state).data
+        _show_deliveries(session, found, empty="nothing was sent yet" if state is None else "none match")
         return
     import msgspec  # noqa: PLC0415
 
-    found = session.client.get_delivery(webhook, delivery)
+    one = session.client.get_delivery(webhook, delivery)
     rows = [
         {
             "at": each.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -162,9 +163,9 @@ def list_deliveries(session: Session, webhook: str, delivery: str | None, limit:
             "seconds": each.seconds,
             "reason": each.reason,
         }
-        for each in found.attempts
+        for each in one.attempts
     ]
-    show(session, msgspec.to_builtins(found), rows, name="at", empty="not tried yet")
+    show(session, msgspec.to_builtins(one), rows, name="at", empty="not tried yet")
 
 
 @webhooks.command("redeliver")
@@ -177,7 +178,7 @@ def redeliver(session: Session, webhook: str, delivery: str) -> None:
     _show_deliveries(session, [session.client.redeliver(webhook, delivery)])
 
 
-def _show_deliveries(session: Session, found: list[DeliveryView]) -> None:
+def _show_deliveries(session: Session, found: list[DeliveryView], *, empty: str = "") -> None:
     import msgspec  # noqa: PLC0415
 
     rows = [
@@ -192,4 +193,4 @@ def _show_deliveries(session: Session, found: list[DeliveryView]) -> None:
         }
         for each in found
     ]
-    show(session, msgspec.to_builtins(found), rows, name="id", empty="nothing was sent yet")
+    show(session, msgspec.to_builtins(found), rows, name="id", empty=empty)
