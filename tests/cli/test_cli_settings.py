@@ -129,6 +129,18 @@ def test_contexts_are_listed_chosen_and_forgotten(machine: Machine) -> None:
     assert machine.swg("contexts", "ls", "--output", "name").out == ""
 
 
+def test_a_context_keeps_the_project_that_it_is_chosen_with_and_no_organization(machine: Machine) -> None:
+    machine.context("mine", "http://x", project="old")
+    before = machine.config.read_bytes()
+    refused = machine.swg("contexts", "use", "mine", "-o", "acme", "-p", "web")
+    assert (refused.code, machine.config.read_bytes()) == (2, before)
+    assert "leave out -o" in refused.err
+    machine.swg("contexts", "use", "mine", SHELLWEGO_PROJECT="other", SHELLWEGO_ORG="acme")
+    assert json.loads(machine.swg("contexts", "ls", "--json").out)[0]["project"] == "old"
+    assert json.loads(machine.swg("contexts", "use", "mine", "-p", "web", "--json").out)["project"] == "web"
+    assert json.loads(machine.swg("contexts", "ls", "--json").out)[0]["project"] == "web"
+
+
 @pytest.mark.parametrize("action", ["use", "rm"])
 def test_a_context_that_is_not_there_is_neither_used_nor_forgotten(machine: Machine, action: str) -> None:
     machine.context("mine", "http://x")
