@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from shellwego.client.generated import (
@@ -32,6 +33,7 @@ from tests.api.running_api import Running
 from tests.cli.cli_world import HandMadeApi, Machine, view
 
 LAST = view(Pagination)
+REMOVED = (OrganizationView, ProjectView, RoleView, ServiceAccountView, ScopedGrantView)
 ACME = view(OrganizationView, id="org_1", name="acme", plan="free")
 QUOTAS = view(
     QuotasView,
@@ -227,6 +229,7 @@ def test_what_cannot_be_undone_is_asked_before(
     machine: Machine, acme: HandMadeApi, words: str, method: str, path: str
 ) -> None:
     acme.answer(method, path, status=204)
+    acme.answer("GET", path, {name: each for kind in REMOVED for name, each in msgspec.to_builtins(view(kind)).items()})
     ended = machine.swg(*words.split())
     assert (ended.code, [asked.method for asked in acme.asked if asked.method != "GET"]) == (2, [])
     assert machine.swg(*words.split(), "-y").code == 0

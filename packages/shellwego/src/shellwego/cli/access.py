@@ -9,6 +9,7 @@ import click
 from shellwego.cli.failure import USAGE, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one, show_removed
+from shellwego.cli.presence import look_first
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.cli.tenancy import the_organization
 from shellwego.client.pages import MOST, every
@@ -113,8 +114,10 @@ def change_account(session: Session, account: str, name: str | None, description
 @about_no_app
 def delete_account(session: Session, account: str) -> None:
     """Delete a service account; its tokens are void at once."""
+    organization = the_organization(session)
+    look_first(session, (account,), lambda name: session.client.get_service_account(organization, name))
     session.confirm(f"Delete the service account {account} and its tokens?")
-    session.client.delete_service_account(the_organization(session), account)
+    session.client.delete_service_account(organization, account)
     session.say(f"{account} is gone")
     show_removed(session, account)
 
@@ -342,6 +345,7 @@ def change_grant(session: Session, grant: str, role: str) -> None:
 @about_no_app
 def remove_grant(session: Session, grant: str) -> None:
     """Take a role away, by the grant's id."""
+    look_first(session, (grant,), session.client.get_grant)
     session.confirm(f"Remove the grant {grant}?")
     session.client.delete_grant(grant)
     session.say(f"{grant} is gone")

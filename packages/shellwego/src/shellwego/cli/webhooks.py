@@ -8,6 +8,7 @@ import click
 
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one, show_removed
+from shellwego.cli.presence import look_first
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import every
 
@@ -124,6 +125,7 @@ def update_webhook(
 @about_no_app
 def remove_webhook(session: Session, webhook: str) -> None:
     """Remove a webhook with its deliveries."""
+    look_first(session, (webhook,), session.client.get_webhook)
     session.confirm(f"Remove the webhook {webhook} and its deliveries?")
     session.client.delete_webhook(webhook)
     session.say(f"{webhook} is removed")
