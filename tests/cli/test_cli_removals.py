@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shellwego.client.generated import GroupView, OrganizationList, OrganizationView, Pagination
+from shellwego.client.generated import GroupView, OrganizationList, OrganizationView, Pagination, RoleList
 from tests.api.running_api import Running
 from tests.cli.cli_world import HandMadeApi, Machine, view
 
@@ -36,6 +36,7 @@ def test_nothing_of_several_is_destroyed_where_one_is_not_there(machine: Machine
         ("volumes backups rm data nope", "/v1/volumes/data/backups/nope"),
         ("groups destroy nope", "/v1/security-groups/nope"),
         ("service-accounts delete nope", "/v1/organizations/org_1/service-accounts/nope"),
+        ("roles delete nope", "/v1/organizations/org_1/roles/nope"),
         ("grants rm nope", "/v1/grants/nope"),
         ("orgs delete nope", "/v1/organizations/nope"),
         ("projects delete nope", "/v1/projects/nope"),
@@ -45,6 +46,7 @@ def test_nothing_of_several_is_destroyed_where_one_is_not_there(machine: Machine
 )
 def test_nobody_is_asked_about_what_is_not_there(machine: Machine, api: HandMadeApi, words: str, path: str) -> None:
     api.answer("GET", "/v1/organizations", ONE)
+    api.answer("GET", "/v1/organizations/org_1/roles", RoleList(data=[], everywhere={}, pagination=view(Pagination)))
     api.answer("GET", "/v1/system/master-keys", {"current": "k", "data": []})
     api.refuse("GET", path, 404, detail="there is no such thing")
     ended = machine.swg(*words.split())
