@@ -109,6 +109,8 @@ def attach_volume(
     """
     from shellwego.client.generated import AttachBody  # noqa: PLC0415
 
+    if not destination.startswith("/"):
+        raise click.UsageError(f"--path: {destination!r} is no absolute path, such as /data.")
     body = AttachBody(app=session.app, destination=destination, process=process, read_only=read_only, stage=stage)
     changed = session.client.attach_volume(name, body, project=session.project)
     _rolled_out(session, changed, f"{name} is mounted at {destination}", detach=detach)
