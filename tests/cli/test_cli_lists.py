@@ -304,6 +304,20 @@ def test_a_list_whose_pages_lead_in_a_circle_ends_with_an_error(
     assert "a list that does not end" in ended.err
 
 
+def test_unsetting_what_is_not_set_changes_nothing_and_says_so(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps/shop/env", view(EnvView, env={"A": "1"}))
+    api.answer("PATCH", "/v1/apps/shop/env", view(EnvView, env={}))
+    for flags in ((), ("--stage",)):
+        ended = machine.swg("env", "unset", "NOPE", "-a", "shop", *flags)
+        assert (ended.code, ended.err) == (0, "not set before: NOPE\n")
+    assert json.loads(machine.swg("env", "unset", "NOPE", "-a", "shop", "--json").out) == {"A": "1"}
+    assert {each.method for each in api.asked} == {"GET"}
+    partly = machine.swg("env", "unset", "A", "NOPE", "-a", "shop", "--stage")
+    assert partly.err == "not set before: NOPE\nnoted; the next deploy takes it along\n"
+    api.refuse("GET", "/v1/apps/shop/env", 403)
+    assert machine.swg("env", "unset", "A", "-a", "shop").code == 0
+
+
 @pytest.mark.parametrize(
     ("words", "filters", "yet"),
     [
