@@ -457,3 +457,19 @@ def test_a_module_that_is_not_there_is_a_mistake_of_use(machine: Machine, api: H
     assert ended.code == 2
     assert "/nothing/job.wasm cannot be read: No such file" in ended.err
     assert api.asked == []
+
+
+def test_a_plan_takes_no_module_that_is_not_loaded_and_says_how_it_can_be(
+    machine: Machine, api: HandMadeApi, tmp_path: Path
+) -> None:
+    api.answer("GET", "/v1/apps/shop", view(AppView, id="app_1", name="shop"))
+    manifest = tmp_path / "shellwego.toml"
+    manifest.write_text('app = "shop"\n[build]\nimage = "job.wasm"\n')
+    for words in (("-a", "shop", "-i", "job.wasm"), (str(tmp_path),)):
+        ended = machine.swg("plan", *words)
+        assert (ended.code, ended.out) == (2, "")
+        assert "job.wasm is a file: a plan loads nothing" in ended.err
+        assert "swg images load NAME job.wasm" in ended.err
+    assert "POST" not in {each.method for each in api.asked}
+    assert "FILE.wasm" not in machine.swg("plan", "--help").out
+    assert "FILE.wasm" in machine.swg("deploy", "--help").out

@@ -7,10 +7,13 @@ from datetime import UTC, datetime
 
 import pytest
 
+from shellwego.cli.deployments import STATES
 from shellwego.client.generated import (
     AppList,
     AppView,
     BackendView,
+    DeliveryList,
+    DeploymentList,
     DrainView,
     EnvView,
     EventList,
@@ -31,6 +34,7 @@ from shellwego.client.generated import (
     UserView,
     WaitingView,
 )
+from shellwego.core.deployments import DeploymentState
 from tests.cli.cli_world import HandMadeApi, Machine, view
 
 LAST = view(Pagination)
@@ -298,3 +302,43 @@ def test_a_list_whose_pages_lead_in_a_circle_ends_with_an_error(
     ended = machine.swg("apps", "ls")
     assert ended.code == 1
     assert "a list that does not end" in ended.err
+
+
+def test_unsetting_what_is_not_set_changes_nothing_and_says_so(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps/shop/env", view(EnvView, env={"A": "1"}))
+    api.answer("PATCH", "/v1/apps/shop/env", view(EnvView, env={}))
+    for flags in ((), ("--stage",)):
+        ended = machine.swg("env", "unset", "NOPE", "-a", "shop", *flags)
+        assert (ended.code, ended.err) == (0, "not set before: NOPE\n")
+    assert json.loads(machine.swg("env", "unset", "NOPE", "-a", "shop", "--json").out) == {"A": "1"}
+    assert {each.method for each in api.asked} == {"GET"}
+    partly = machine.swg("env", "unset", "A", "NOPE", "-a", "shop", "--stage")
+    assert partly.err == "not set before: NOPE\nnoted; the next deploy takes it along\n"
+    api.refuse("GET", "/v1/apps/shop/env", 403)
+    assert machine.swg("env", "unset", "A", "-a", "shop").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "filters", "yet"),
+    [
+        ("deployments ls -a shop", ["--state failed"], "no deployments yet: swg deploy"),
+        ("events", ["--type x", "--since 1m", "-a shop"], "nothing yet"),
+        ("webhooks deliveries whk_1", ["--state failed"], "nothing was sent yet"),
+    ],
+)
+def test_a_list_in_which_nothing_matches_is_not_said_to_be_empty(
+    machine: Machine, api: HandMadeApi, words: str, filters: list[str], yet: str
+) -> None:
+    api.answer("GET", "/v1/apps/shop", view(AppView, id="app_shop"))
+    api.answer("GET", "/v1/apps/shop/deployments", DeploymentList(data=[], pagination=LAST))
+    api.answer("GET", "/v1/events", EventList(data=[], pagination=LAST))
+    api.answer("GET", "/v1/webhooks/whk_1/deliveries", DeliveryList(data=[], pagination=LAST))
+    assert machine.swg(*words.split()).err == yet + "\n"
+    assert {machine.swg(*words.split(), *each.split()).err for each in filters} == {"none match\n"}
+
+
+def test_a_state_that_no_deployment_has_is_a_mistake_of_use(machine: Machine, api: HandMadeApi) -> None:
+    assert set(STATES) == set(DeploymentState)
+    ended = machine.swg("deployments", "ls", "-a", "shop", "--state", "failed,foo")
+    assert (ended.code, api.asked) == (2, [])
+    assert "'foo' is no state; there are: pending," in ended.err

@@ -129,6 +129,18 @@ def test_contexts_are_listed_chosen_and_forgotten(machine: Machine) -> None:
     assert machine.swg("contexts", "ls", "--output", "name").out == ""
 
 
+def test_a_context_keeps_the_project_that_it_is_chosen_with_and_no_organization(machine: Machine) -> None:
+    machine.context("mine", "http://x", project="old")
+    before = machine.config.read_bytes()
+    refused = machine.swg("contexts", "use", "mine", "-o", "acme", "-p", "web")
+    assert (refused.code, machine.config.read_bytes()) == (2, before)
+    assert "leave out -o" in refused.err
+    machine.swg("contexts", "use", "mine", SHELLWEGO_PROJECT="other", SHELLWEGO_ORG="acme")
+    assert json.loads(machine.swg("contexts", "ls", "--json").out)[0]["project"] == "old"
+    assert json.loads(machine.swg("contexts", "use", "mine", "-p", "web", "--json").out)["project"] == "web"
+    assert json.loads(machine.swg("contexts", "ls", "--json").out)[0]["project"] == "web"
+
+
 @pytest.mark.parametrize("action", ["use", "rm"])
 def test_a_context_that_is_not_there_is_neither_used_nor_forgotten(machine: Machine, action: str) -> None:
     machine.context("mine", "http://x")
@@ -256,6 +268,13 @@ def test_a_login_that_makes_no_sense_is_a_mistake_of_use(
         (("deploy", "-a", "x", "--strategy", "hope"), "'hope' is not one of"),
         (("scale", "-a", "x"), "Nothing to change"),
         (("scale", "-a", "x", "web=many"), "'web=many' is not PROCESS=COUNT"),
+        (("scale", "-a", "x", "web=-1"), "'web=-1' is not PROCESS=COUNT, with a COUNT from 0 to 1000"),
+        (("scale", "-a", "x", "web=1001"), "with a COUNT from 0 to 1000"),
+        (("ports", "publish", "-a", "x", "0"), "'0': ports are from 1 to 65535"),
+        (("ports", "publish", "-a", "x", "80:99999"), "'80:99999': ports are from 1 to 65535"),
+        (("volumes", "replicate", "v", "--every", "1s"), "--every: 1s is not from 5s to 7d"),
+        (("volumes", "attach", "v", "-a", "x", "--path", "data"), "--path: 'data' is no absolute path"),
+        (("tokens", "create", "ci", "--expires-in", "9999d"), "--expires-in: 9999d is not from 60s to 365d"),
         (("scale", "-a", "x", "web=3", "web=2"), "A process is named twice."),
         (("xyzzy",), "See: swg --help"),
         (("scale", "-a", "x", "=1"), "'=1' is not PROCESS=COUNT"),

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from shellwego.client.generated import Accepted, AppList, AppView, EnvView, Pagination
+from shellwego.client.generated import Accepted, AppList, AppView, EnvView, Pagination, SecretDetail
 from tests.cli.cli_world import HandMadeApi, Machine, view
 
 APPS = AppList(data=[view(AppView, name="shop")], pagination=view(Pagination))
@@ -143,6 +143,7 @@ def test_what_is_removed_is_told_to_machines_by_the_names_that_were_given(
     gone: list[str] = [word for word in words.split()[2:] if not word.startswith("-")]
     for each in (path, "/v1/secrets/B"):
         api.answer("DELETE", each, view(Accepted))
+        api.answer("GET", each, view(SecretDetail))
     ended = machine.swg(*words.split(), "--yes", "--json")
     assert ended.code == 0, ended.err
     assert json.loads(ended.out) == {"removed": gone}

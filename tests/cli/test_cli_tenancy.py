@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from shellwego.client.generated import (
@@ -32,6 +33,7 @@ from tests.api.running_api import Running
 from tests.cli.cli_world import HandMadeApi, Machine, view
 
 LAST = view(Pagination)
+REMOVED = (OrganizationView, ProjectView, RoleView, ServiceAccountView, ScopedGrantView)
 ACME = view(OrganizationView, id="org_1", name="acme", plan="free")
 QUOTAS = view(
     QuotasView,
@@ -227,6 +229,8 @@ def test_what_cannot_be_undone_is_asked_before(
     machine: Machine, acme: HandMadeApi, words: str, method: str, path: str
 ) -> None:
     acme.answer(method, path, status=204)
+    acme.answer("GET", "/v1/organizations/org_1/roles", RoleList(data=[], everywhere={}, pagination=LAST))
+    acme.answer("GET", path, {name: each for kind in REMOVED for name, each in msgspec.to_builtins(view(kind)).items()})
     ended = machine.swg(*words.split())
     assert (ended.code, [asked.method for asked in acme.asked if asked.method != "GET"]) == (2, [])
     assert machine.swg(*words.split(), "-y").code == 0
@@ -288,6 +292,26 @@ def test_roles_are_listed_with_those_that_are_everywhere(machine: Machine, acme:
     listed = RoleList(data=[own], everywhere={"owner": ["*:*"]}, pagination=LAST)
     acme.answer("GET", "/v1/organizations/org_1/roles", listed)
     assert machine.swg("roles", "ls", "--output", "name").out == "owner\nmine\n"
+
+
+def test_a_role_that_is_built_in_is_shown_and_neither_changed_nor_deleted(machine: Machine, acme: HandMadeApi) -> None:
+    listed = RoleList(data=[], everywhere={"admin": ["apps:read", "apps:write"]}, pagination=LAST)
+    acme.answer("GET", "/v1/organizations/org_1/roles", listed)
+    shown = machine.swg("roles", "show", "admin")
+    assert (shown.code, "apps:read, apps:write" in shown.out) == (0, True)
+    document = json.loads(machine.swg("roles", "show", "admin", "--json").out)
+    assert document == {"name": "admin", "permissions": ["apps:read", "apps:write"]}
+    for words in (("delete", "admin"), ("delete", "admin", "-y"), ("change", "admin", "--name", "x")):
+        refused = machine.swg("roles", *words)
+        assert (refused.code, "admin is built in" in refused.err) == (5, True)
+    assert {each.method for each in acme.asked} == {"GET"}
+
+
+@pytest.mark.parametrize("words", ["roles change mine", "service-accounts change ci"])
+def test_a_change_of_nothing_is_a_mistake_of_use(machine: Machine, acme: HandMadeApi, words: str) -> None:
+    ended = machine.swg(*words.split())
+    assert (ended.code, "Nothing to change: give --name or" in ended.err) == (2, True)
+    assert acme.asked == []
 
 
 @pytest.mark.parametrize(

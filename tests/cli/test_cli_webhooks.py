@@ -50,7 +50,7 @@ def test_a_webhook_is_shown_switched_off_and_removed(machine: Machine, api: Hand
     assert json.loads(api.asked[-1].body) == {"active": False}
     api.answer("DELETE", "/v1/webhooks/whk_1", status=204)
     refused = machine.swg("webhooks", "rm", "whk_1")
-    assert (refused.code, api.asked[-1].method) == (2, "PATCH")
+    assert (refused.code, "DELETE" in {each.method for each in api.asked}) == (2, False)
     assert machine.swg("webhooks", "rm", "whk_1", "--yes").code == 0
 
 

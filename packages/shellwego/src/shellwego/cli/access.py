@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.failure import USAGE, Failure
+from shellwego.cli.failure import CONFLICT, USAGE, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one, show_removed
+from shellwego.cli.presence import look_first
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.cli.tenancy import the_organization
 from shellwego.client.pages import MOST, every
@@ -103,6 +104,8 @@ def change_account(session: Session, account: str, name: str | None, description
     """Rename or describe a service account."""
     from shellwego.client.generated import ServiceAccountPatch  # noqa: PLC0415
 
+    if name is None and description is None:
+        raise click.UsageError("Nothing to change: give --name or --description.")
     body = ServiceAccountPatch(name=name, description=description)
     _show_account(session, session.client.change_service_account(the_organization(session), account, body))
 
@@ -113,8 +116,10 @@ def change_account(session: Session, account: str, name: str | None, description
 @about_no_app
 def delete_account(session: Session, account: str) -> None:
     """Delete a service account; its tokens are void at once."""
+    organization = the_organization(session)
+    look_first(session, (account,), lambda name: session.client.get_service_account(organization, name))
     session.confirm(f"Delete the service account {account} and its tokens?")
-    session.client.delete_service_account(the_organization(session), account)
+    session.client.delete_service_account(organization, account)
     session.say(f"{account} is gone")
     show_removed(session, account)
 
@@ -188,6 +193,25 @@ def _show_role(session: Session, role: RoleView) -> None:
     show_one(session, msgspec.to_builtins(role), _role_row(role), name=role.name)
 
 
+def _built_in(session: Session, organization: str, role: str) -> list[str] | None:
+    """What a role holds that every organization has; None where it is none of those, or the token may not see."""
+    from shellwego.client.transport import ApiProblem  # noqa: PLC0415
+
+    try:
+        return session.client.list_roles(organization, limit=1).everywhere.get(role)
+    except ApiProblem as error:
+        if error.status not in (403, 404):
+            raise
+    return None
+
+
+def _refuse_built_in(session: Session, organization: str, role: str) -> None:
+    """Raises: Failure: every organization has this role, so that nobody changes it."""
+    if _built_in(session, organization, role) is not None:
+        resolution = "Make one of your own: swg roles create NAME PERMISSION..."
+        raise Failure(f"{role} is built in: every organization has it as it is", code=CONFLICT, resolution=resolution)
+
+
 @roles.command("ls")
 @shared
 @about_no_app
@@ -223,8 +247,14 @@ def create_role(session: Session, name: str, permissions: tuple[str, ...]) -> No
 @shared
 @about_no_app
 def show_role(session: Session, role: str) -> None:
-    """Show one of the organization's own roles."""
-    _show_role(session, session.client.get_role(the_organization(session), role))
+    """Show a role: one of the organization's own, or one that every organization has."""
+    organization = the_organization(session)
+    permissions = _built_in(session, organization, role)
+    if permissions is None:
+        _show_role(session, session.client.get_role(organization, role))
+        return
+    document = {"name": role, "permissions": permissions}
+    show_one(session, document, {"name": role, "id": None, "permissions": ", ".join(permissions)}, name=role)
 
 
 @roles.command("change")
@@ -237,8 +267,12 @@ def change_role(session: Session, role: str, name: str | None, permissions: tupl
     """Rename a role, or have it hold other permissions, for everybody who has it."""
     from shellwego.client.generated import RolePatch  # noqa: PLC0415
 
+    if name is None and not permissions:
+        raise click.UsageError("Nothing to change: give --name or --permission.")
+    organization = the_organization(session)
+    _refuse_built_in(session, organization, role)
     body = RolePatch(name=name, permissions=list(permissions) or None)
-    _show_role(session, session.client.change_role(the_organization(session), role, body))
+    _show_role(session, session.client.change_role(organization, role, body))
 
 
 @roles.command("delete")
@@ -247,8 +281,11 @@ def change_role(session: Session, role: str, name: str | None, permissions: tupl
 @about_no_app
 def delete_role(session: Session, role: str) -> None:
     """Delete a role that nobody has."""
+    organization = the_organization(session)
+    _refuse_built_in(session, organization, role)
+    look_first(session, (role,), lambda name: session.client.get_role(organization, name))
     session.confirm(f"Delete the role {role}?")
-    session.client.delete_role(the_organization(session), role)
+    session.client.delete_role(organization, role)
     session.say(f"{role} is gone")
     show_removed(session, role)
 
@@ -342,6 +379,7 @@ def change_grant(session: Session, grant: str, role: str) -> None:
 @about_no_app
 def remove_grant(session: Session, grant: str) -> None:
     """Take a role away, by the grant's id."""
+    look_first(session, (grant,), session.client.get_grant)
     session.confirm(f"Remove the grant {grant}?")
     session.client.delete_grant(grant)
     session.say(f"{grant} is gone")

@@ -10,6 +10,7 @@ import click
 from shellwego.cli.failure import FAILED, TIMED_OUT, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one, show_removed, size
+from shellwego.cli.presence import look_first
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import MOST, every
 
@@ -95,6 +96,7 @@ def verify_backup(session: Session, name: str, id_: str, detach: bool) -> None:
 @about_no_app
 def remove_backups(session: Session, name: str, ids: tuple[str, ...]) -> None:
     """Let backups of a volume go."""
+    look_first(session, ids, lambda id_: session.client.get_backup(name, id_, project=session.project))
     session.confirm(f"Remove {', '.join(ids)} of {name}? This cannot be undone.")
     for id_ in ids:
         session.client.delete_backup(name, id_, project=session.project)

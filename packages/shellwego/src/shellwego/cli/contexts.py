@@ -55,13 +55,17 @@ def list_contexts(session: Session) -> None:
 @shared
 @about_no_app
 def use_context(session: Session, name: str) -> None:
-    """Have commands use a context where none is named."""
+    """Have commands use a context where none is named; with -p, and this project of it."""
     from dataclasses import replace  # noqa: PLC0415
 
     from shellwego.client.context import save  # noqa: PLC0415
 
     known, context = _named(session, name)
-    changed = replace(known, current=name)
+    if _on_command_line("organization"):
+        raise click.UsageError("A context keeps no organization: leave out -o. It keeps a project: -p PROJECT.")
+    if _on_command_line("project_option"):
+        context = replace(context, project=session.project_option or "")
+    changed = known.put(context, make_current=True)
     save(session.config_path, changed)
     document = _document(session, changed, context)
     show_one(session, document, _row(document), name=name)
@@ -84,6 +88,13 @@ def remove_context(session: Session, name: str) -> None:
     if left.contexts and not left.current:
         session.say(f"no context is current now: {choice(left)}")
     show_removed(session, name)
+
+
+def _on_command_line(option: str) -> bool:
+    """Whether somebody typed it: what the environment says is not meant to be kept."""
+    from click.core import ParameterSource  # noqa: PLC0415
+
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
 
 
 def _named(session: Session, name: str) -> tuple[ContextFile, Context]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shellwego.cli.failure import USAGE, Failure
 from shellwego.cli.output import show_one, size, table
 from shellwego.cli.overlay import given_options, overlay
 from shellwego.cli.placement import Where, placement_options
@@ -51,7 +52,6 @@ def _wish_options(command: F) -> F:
         click.option("--check-path", metavar="PATH", help="Healthy is what answers 2xx or 3xx here."),
         click.option("--port", type=click.IntRange(1, 65535), help="Port that the app listens on."),
         click.option("--backend", metavar="NAME", help='What the VMs run on: "wasm" for a module; "" for the default.'),
-        click.option("-i", "--image", metavar="IMAGE", help="A loaded name, a registry reference, or a FILE.wasm."),
     ):
         command = option(command)
     return placement_options(command)
@@ -131,8 +131,23 @@ def _loaded(
     return loaded.data[0].reference, "wasm" if backend is None else backend
 
 
+def _refuse_file(image: str | None) -> None:
+    """Refuse to plan with a module that is not loaded yet: to load it is to do something.
+
+    Raises:
+        Failure: the image is given as a file.
+    """
+    if image is not None and image.endswith(MODULE_SUFFIX):
+        raise Failure(
+            f"{image} is a file: a plan loads nothing, and takes images that are loaded",
+            code=USAGE,
+            resolution=f"swg images load NAME {image}, then plan with -i NAME --backend wasm. swg deploy takes the file.",
+        )
+
+
 @click.command()
 @_wish_options
+@click.option("-i", "--image", metavar="IMAGE", help="A loaded name, a registry reference, or a FILE.wasm.")
 @rollout_options
 @shared
 def deploy(
@@ -199,6 +214,7 @@ def _manifest(session: Session, directory: Path | None) -> ManifestFile | None:
 
 @click.command()
 @_wish_options
+@click.option("-i", "--image", metavar="IMAGE", help="A loaded name, or a registry reference.")
 @choice_options
 @click.option("--detailed-exitcode", is_flag=True, help="End with 10 where something would change.")
 @shared
@@ -226,6 +242,7 @@ def plan(
     if found is not None:
         view = session.client.get_app(app or found.manifest.app, project=session.project)
         app, wish = view.id, overlay(found.deployment(view), wish, given_options())
+    _refuse_file(wish.image)
     planned = session.client.plan_deployment(app or session.app, wish, project=session.project)
     _remark(session, app or session.app)
     if session.output != "table":

@@ -14,6 +14,15 @@ from shellwego.cli.session import Session, shared
 if TYPE_CHECKING:
     from shellwego.client.generated import DeploymentView, StageView
 
+STATES = ("pending", "in_progress", "succeeded", "failed", "rolled_back", "cancelled", "superseded")
+
+
+def _known_states(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    unknown = sorted(set(value.split(",")).difference(STATES)) if value is not None else []
+    if unknown:
+        raise click.BadParameter(f"{unknown[0][:40]!r} is no state; there are: {', '.join(STATES)}.")
+    return value
+
 
 @click.group(cls=NounGroup)
 def deployments() -> None:
@@ -22,7 +31,9 @@ def deployments() -> None:
 
 @deployments.command("ls")
 @click.option("-n", "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="How many.")
-@click.option("--state", metavar="STATE,…", help="Only those in these states, such as failed,rolled_back.")
+@click.option(
+    "--state", metavar="STATE,…", callback=_known_states, help="Only those in these states, such as failed,rolled_back."
+)
 @shared
 def list_deployments(session: Session, limit: int, state: str | None) -> None:
     """List an app's deployments, the newest first."""
@@ -41,7 +52,8 @@ def list_deployments(session: Session, limit: int, state: str | None) -> None:
         }
         for each in found
     ]
-    show(session, msgspec.to_builtins(found), rows, name="deployment", empty="no deployments yet: swg deploy")
+    empty = "no deployments yet: swg deploy" if state is None else "none match"
+    show(session, msgspec.to_builtins(found), rows, name="deployment", empty=empty)
 
 
 @deployments.command("show")

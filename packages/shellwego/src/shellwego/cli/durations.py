@@ -19,9 +19,23 @@ def seconds(text: str, option: str = "--since") -> float:
         Failure: it stands for none, or for more than a thousand years.
     """
     match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,9})?)([smhd]?)", text, re.ASCII)
-    found = float(match[1]) * _UNITS[match[2]] if match else None
-    if found is None or found > _LONGEST_S:
+    if match is None:
         raise Failure(f"{option}: {text!r} is no time such as 90s, 10m, 2h or 30d", code=USAGE)
+    found = float(match[1]) * _UNITS[match[2]]
+    if found > _LONGEST_S:
+        raise Failure(f"{option}: {text} is longer than a thousand years", code=USAGE)
+    return found
+
+
+def whole_seconds(text: str, option: str, *, least: str, most: str) -> int:
+    """As `seconds`, without fractions, and within limits that are written as people write them.
+
+    Raises:
+        Failure: as `seconds`, or it is outside of them.
+    """
+    found = int(seconds(text, option))
+    if not seconds(least) <= found <= seconds(most):
+        raise Failure(f"{option}: {text} is not from {least} to {most}", code=USAGE)
     return found
 
 

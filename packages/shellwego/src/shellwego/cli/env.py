@@ -58,7 +58,26 @@ def set_env(session: Session, pairs: tuple[str, ...], stage: bool, detach: bool)
 @shared
 def unset_env(session: Session, names: tuple[str, ...], stage: bool, detach: bool) -> None:
     """Remove variables, and roll it out as a new release."""
+    known = _seen(session)
+    absent = [] if known is None else [name for name in dict.fromkeys(names) if name not in {**known.env, **known.secrets}]
+    if absent:
+        session.say(f"not set before: {', '.join(absent)}")
+    if known is not None and len(absent) == len(set(names)):
+        _show(session, known)
+        return
     _change(session, dict.fromkeys(names), stage=stage, detach=detach)
+
+
+def _seen(session: Session) -> EnvView | None:
+    """What is set; None where the token may change it and not see it."""
+    from shellwego.client.transport import ApiProblem  # noqa: PLC0415
+
+    try:
+        return session.client.get_env(session.app, project=session.project)
+    except ApiProblem as error:
+        if error.status not in (403, 404):
+            raise
+    return None
 
 
 @env.command("import")
@@ -92,5 +111,10 @@ def _change(session: Session, env: dict[str, str | None], *, stage: bool, detach
     elif not detach:
         deployment = session.client.get_deployment(session.app, changed.deployment_id, project=session.project)
         follow(session, session.app, deployment)
+    _show(session, changed)
+
+
+def _show(session: Session, view: EnvView) -> None:
+    """What is set, for machines and scripts; people know what they changed."""
     if session.output != "table":
-        show(session, changed.env, [{"name": name} for name in sorted(changed.env)])
+        show(session, view.env, [{"name": name} for name in sorted(view.env)])

@@ -34,7 +34,8 @@ def events(session: Session, follow: bool, limit: int, since: str | None, kind: 
     newest = session.client.list_events(project=session.project, limit=1).data if follow else []
     found = _last(session, limit, kind, app, moment)
     if not follow:
-        show(session, msgspec.to_builtins(found), [_row(event) for event in found], name="seq", empty="nothing yet")
+        empty = "nothing yet" if kind is app is moment is None else "none match"
+        show(session, msgspec.to_builtins(found), [_row(event) for event in found], name="seq", empty=empty)
         return
     for event in found:
         _print(session, event)

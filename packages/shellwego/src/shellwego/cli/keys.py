@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from shellwego.cli.failure import NOT_FOUND, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one
 from shellwego.cli.session import Session, about_no_app, shared
@@ -54,6 +55,8 @@ def retire_key(session: Session, name: str) -> None:
     """Let an old version go; refused while anything is under it. Backups that need it cannot be opened any more."""
     from shellwego.client.generated import MasterKeyBody  # noqa: PLC0415
 
+    if not session.yes and name not in {key.name for key in session.client.list_master_keys().data}:
+        raise Failure(f"there is no master key “{name}”", code=NOT_FOUND, resolution="See: swg keys ls")
     session.confirm(f"Retire the master key {name}? Older backups of the database open nothing without it.")
     session.client.retire_master_key(MasterKeyBody(name=name))
     session.say(f"{name} is retired")

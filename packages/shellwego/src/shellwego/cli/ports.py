@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from shellwego.client.generated import PortView
 
 _PORT = re.compile(r"(\d{1,5})(?::(\d{1,5}))?(?:/(tcp|udp))?", re.ASCII)
+_MOST_PORT = 65_535
 
 
 @click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,7 +73,10 @@ def _parsed(text: str) -> tuple[int, int | None, str]:
     match = _PORT.fullmatch(text)
     if match is None:
         raise click.BadParameter(f"{text[:40]!r} is not like 25432, 25432:5432 or 25432:53/udp.", param_hint="PORT")
-    return int(match[1]), int(match[2]) if match[2] else None, match[3] or "tcp"
+    numbers = int(match[1]), int(match[2]) if match[2] else None
+    if not all(number is None or 1 <= number <= _MOST_PORT for number in numbers):
+        raise click.BadParameter(f"{text!r}: ports are from 1 to {_MOST_PORT}.", param_hint="PORT")
+    return *numbers, match[3] or "tcp"
 
 
 def _id(session: Session, text: str) -> str:

@@ -10,6 +10,9 @@ from shellwego.cli.apps import settle
 from shellwego.cli.rollout import follow
 from shellwego.cli.session import Session, shared
 
+_MOST = 1000
+"""Instances of one process."""
+
 
 @click.command()
 @click.argument("counts", nargs=-1, metavar="[PROCESS=COUNT]...")
@@ -52,6 +55,6 @@ def scale(
 
 def _count(text: str) -> tuple[str, int]:
     name, equals, number = text.rpartition("=")
-    if not re.fullmatch("[0-9]{1,9}", number) or (equals and not name):
-        raise click.UsageError(f"{text!r} is not PROCESS=COUNT.")
+    if not re.fullmatch("[0-9]{1,9}", number) or int(number) > _MOST or (equals and not name):
+        raise click.UsageError(f"{text[:80]!r} is not PROCESS=COUNT, with a COUNT from 0 to {_MOST}.")
     return name or "web", int(number)

@@ -17,6 +17,7 @@ from shellwego.cli.durations import seconds
 from shellwego.cli.failure import FAILED, NOT_FOUND, USAGE, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, fields, show, show_one, show_removed, table
+from shellwego.cli.presence import look_first
 from shellwego.cli.rollout import follow
 from shellwego.cli.session import Session, about_no_app, project_file_app, shared
 from shellwego.client.pages import MOST, every
@@ -149,6 +150,7 @@ def _row(version: SecretVersionView) -> dict[str, object]:
 @about_no_app
 def retire_secret(session: Session, name: str, version: int) -> None:
     """Destroy the value of a version; refused while a release that runs needs it."""
+    look_first(session, (name,), lambda each: session.client.get_secret(each, project=session.project))
     session.confirm(f"Destroy version {version} of {name}? This cannot be undone.")
     session.client.retire_secret_version(name, str(version), project=session.project)
     session.say(f"version {version} of {name} is retired")
@@ -160,6 +162,7 @@ def retire_secret(session: Session, name: str, version: int) -> None:
 @about_no_app
 def remove_secrets(session: Session, names: tuple[str, ...]) -> None:
     """Destroy secrets with all their versions; refused while a release that runs needs one."""
+    look_first(session, names, lambda name: session.client.get_secret(name, project=session.project))
     session.confirm(f"Destroy {', '.join(names)}? This cannot be undone.")
     for name in names:
         session.client.delete_secret(name, project=session.project)

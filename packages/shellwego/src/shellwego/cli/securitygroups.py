@@ -9,6 +9,7 @@ import click
 
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_removed
+from shellwego.cli.presence import look_first
 from shellwego.cli.rules import PORTS_AND_PROTOCOL, ports_and_protocol
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import MOST, every
@@ -124,6 +125,8 @@ def detach(session: Session, name: str, app: str) -> None:
 @about_no_app
 def destroy(session: Session, name: str) -> None:
     """Remove a group that no app is in and no other group names."""
+    look_first(session, (name,), lambda each: session.client.get_group(each, project=session.project))
+    session.confirm(f"Destroy the group {name} with its rules?")
     session.client.delete_group(name, project=session.project)
     session.say(f"the group {name} is gone")
     show_removed(session, name)

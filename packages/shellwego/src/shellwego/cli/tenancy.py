@@ -10,6 +10,7 @@ import click
 from shellwego.cli.failure import USAGE, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, cores, show, show_one, show_removed, size
+from shellwego.cli.presence import look_first
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import MOST, every
 
@@ -110,6 +111,7 @@ def rename_organization(session: Session, name: str, new_name: str) -> None:
 @about_no_app
 def delete_organization(session: Session, name: str) -> None:
     """Delete an organization that has no projects."""
+    look_first(session, (name,), session.client.get_organization)
     session.confirm(f"Delete the organization {name} with its service accounts, roles and members' rights?")
     session.client.delete_organization(name)
     session.say(f"{name} is gone")
@@ -300,6 +302,7 @@ def rename_project(session: Session, name: str, new_name: str) -> None:
 def delete_project(session: Session, name: str) -> None:
     """Delete a project that has no apps, with its images."""
     project = the_project(session, name)
+    look_first(session, (project,), session.client.get_project)
     session.confirm(f"Delete the project {name} and its images?")
     session.client.delete_project(project)
     session.say(f"{name} is gone")

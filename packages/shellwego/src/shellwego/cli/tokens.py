@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.durations import seconds
+from shellwego.cli.durations import whole_seconds
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one
 from shellwego.cli.session import Session, about_no_app, shared
@@ -83,7 +83,7 @@ def create_token(
         kind="temporary" if temporary else "personal",
         scopes=list(scopes),
         resources=list(resources),
-        expires_in=None if life is None else int(seconds(life, "--expires-in")),
+        expires_in=None if life is None else whole_seconds(life, "--expires-in", least="60s", most="365d"),
     )
     made = session.client.create_token(body)
     if session.output in ("json", "yaml"):

@@ -11,6 +11,7 @@ from shellwego.cli.backups import backup_policy, backups, take_backup
 from shellwego.cli.failure import FAILED, TIMED_OUT, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one, show_removed, size
+from shellwego.cli.presence import look_first
 from shellwego.cli.rollout import follow
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.cli.volumemoves import move_row, move_volume
@@ -108,6 +109,8 @@ def attach_volume(
     """
     from shellwego.client.generated import AttachBody  # noqa: PLC0415
 
+    if not destination.startswith("/"):
+        raise click.UsageError(f"--path: {destination!r} is no absolute path, such as /data.")
     body = AttachBody(app=session.app, destination=destination, process=process, read_only=read_only, stage=stage)
     changed = session.client.attach_volume(name, body, project=session.project)
     _rolled_out(session, changed, f"{name} is mounted at {destination}", detach=detach)
@@ -210,6 +213,7 @@ def restore_volume(
 @about_no_app
 def remove_volumes(session: Session, names: tuple[str, ...]) -> None:
     """Destroy volumes; refused while something mounts one, it has snapshots, or it is protected."""
+    look_first(session, names, lambda name: session.client.get_volume(name, project=session.project))
     session.confirm(f"Destroy {', '.join(names)}, with all data? This cannot be undone.")
     for name in names:
         session.client.delete_volume(name, project=session.project)
@@ -253,6 +257,7 @@ def list_snapshots(session: Session, name: str) -> None:
 @about_no_app
 def remove_snapshots(session: Session, name: str, ids: tuple[str, ...]) -> None:
     """Destroy snapshots of a volume."""
+    look_first(session, ids, lambda id_: session.client.get_snapshot(name, id_, project=session.project))
     session.confirm(f"Destroy {', '.join(ids)} of {name}? This cannot be undone.")
     for id_ in ids:
         session.client.delete_snapshot(name, id_, project=session.project)

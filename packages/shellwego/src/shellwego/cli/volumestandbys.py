@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.durations import seconds
+from shellwego.cli.durations import whole_seconds
 from shellwego.cli.output import show_one, show_removed
 from shellwego.cli.session import Session, about_no_app, shared
 
@@ -39,7 +39,8 @@ def replicate_volume(
         _show(session, session.client.stop_volume_replication(name, project=session.project))
         session.say(f"no copy of {name} is kept any more")
         return
-    body = ReplicationBody(every_s=int(seconds(every or "", "--every")), node=node, automatic=automatic)
+    age = whole_seconds(every or "", "--every", least="5s", most="7d")
+    body = ReplicationBody(every_s=age, node=node, automatic=automatic)
     found = session.client.replicate_volume(name, body, project=session.project)
     _show(session, found)
     if found.standby is not None:

@@ -8,6 +8,7 @@ import click
 
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one, show_removed
+from shellwego.cli.presence import look_first
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import every
 
@@ -124,6 +125,7 @@ def update_webhook(
 @about_no_app
 def remove_webhook(session: Session, webhook: str) -> None:
     """Remove a webhook with its deliveries."""
+    look_first(session, (webhook,), session.client.get_webhook)
     session.confirm(f"Remove the webhook {webhook} and its deliveries?")
     session.client.delete_webhook(webhook)
     session.say(f"{webhook} is removed")
@@ -150,11 +152,12 @@ def test_webhook(session: Session, webhook: str) -> None:
 def list_deliveries(session: Session, webhook: str, delivery: str | None, limit: int, state: str | None) -> None:
     """List what was sent or waits, the newest first, or show one DELIVERY with its attempts."""
     if delivery is None:
-        _show_deliveries(session, session.client.list_deliveries(webhook, limit=limit, state=state).data)
+        found = session.client.list_deliveries(webhook, limit=limit, state=state).data
+        _show_deliveries(session, found, empty="nothing was sent yet" if state is None else "none match")
         return
     import msgspec  # noqa: PLC0415
 
-    found = session.client.get_delivery(webhook, delivery)
+    one = session.client.get_delivery(webhook, delivery)
     rows = [
         {
             "at": each.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -162,9 +165,9 @@ def list_deliveries(session: Session, webhook: str, delivery: str | None, limit:
             "seconds": each.seconds,
             "reason": each.reason,
         }
-        for each in found.attempts
+        for each in one.attempts
     ]
-    show(session, msgspec.to_builtins(found), rows, name="at", empty="not tried yet")
+    show(session, msgspec.to_builtins(one), rows, name="at", empty="not tried yet")
 
 
 @webhooks.command("redeliver")
@@ -177,7 +180,7 @@ def redeliver(session: Session, webhook: str, delivery: str) -> None:
     _show_deliveries(session, [session.client.redeliver(webhook, delivery)])
 
 
-def _show_deliveries(session: Session, found: list[DeliveryView]) -> None:
+def _show_deliveries(session: Session, found: list[DeliveryView], *, empty: str = "") -> None:
     import msgspec  # noqa: PLC0415
 
     rows = [
@@ -192,4 +195,4 @@ def _show_deliveries(session: Session, found: list[DeliveryView]) -> None:
         }
         for each in found
     ]
-    show(session, msgspec.to_builtins(found), rows, name="id", empty="nothing was sent yet")
+    show(session, msgspec.to_builtins(found), rows, name="id", empty=empty)

@@ -44,6 +44,19 @@ SECRET_FIELDS = frozenset({"password", "old_password", "new_password", "totp", "
 """Fields whose values are never repeated."""
 _HTTP_CODES = {404: "not-found", 405: "method-not-allowed", 413: "body-too-large", 400: "malformed"}
 
+_WORDS: Mapping[str, str] = {
+    "string_too_short": "at least {min_length} characters",
+    "string_too_long": "at most {max_length} characters",
+    "too_short": "at least {min_length} entries",
+    "too_long": "at most {max_length} entries",
+    "greater_than_equal": "must be {ge} or more",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be {le} or less",
+    "less_than": "must be less than {lt}",
+    "string_pattern_mismatch": "does not match {pattern}",
+}
+"""Kinds of faults in words for people, with the limit that was passed."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -193,13 +206,12 @@ def _field_problem(error: Mapping[str, Any], *, repeat: bool) -> FieldProblem:
 def _words(error: Mapping[str, Any]) -> str:
     """The fault for people: not in the words of the library that found it."""
     limits: Mapping[str, Any] = error.get("ctx", {})
-    match error.get("type"):
-        case "string_too_short":
-            return f"at least {limits.get('min_length')} characters" if limits.get("min_length") != 1 else "is empty"
-        case "string_too_long":
-            return f"at most {limits.get('max_length')} characters"
-        case _:
-            return str(error.get("msg", "")).removeprefix("Value error, ")
+    kind = str(error.get("type"))
+    if kind in ("string_too_short", "too_short") and limits.get("min_length") == 1:
+        return "is empty"
+    if kind in _WORDS:
+        return _WORDS[kind].format_map(limits)
+    return str(error.get("msg", "")).removeprefix("Value error, ")
 
 
 def internal_problem(request: Request, error: Exception) -> Response:
