@@ -131,7 +131,10 @@ async def test_a_problem_names_each_field(world: World) -> None:
         ({"name": "a", "counts": {"web": -1}}, "counts.web: must be 0 or more"),
         ({"name": "a", "counts": {"web": 1001}}, "counts.web: must be 1000 or less"),
         ({"name": "a", "counts": {f"p{each}": 1 for each in range(17)}}, "counts: at most 16 entries"),
-        ({"name": "a", "config": {"mounts": [{"source": "data", "destination": "x"}]}}, "destination: does not match ^/"),
+        (
+            {"name": "a", "config": {"mounts": [{"source": "data", "destination": "x"}]}},
+            "destination: does not match ^/",
+        ),
         ({"name": "a", "config": {"processes": {"web": {"memory": "lots"}}}}, "a size is a whole number"),
     ],
 )

@@ -59,7 +59,9 @@ def set_env(session: Session, pairs: tuple[str, ...], stage: bool, detach: bool)
 def unset_env(session: Session, names: tuple[str, ...], stage: bool, detach: bool) -> None:
     """Remove variables, and roll it out as a new release."""
     known = _seen(session)
-    absent = [] if known is None else [name for name in dict.fromkeys(names) if name not in {**known.env, **known.secrets}]
+    absent = (
+        [] if known is None else [name for name in dict.fromkeys(names) if name not in {**known.env, **known.secrets}]
+    )
     if absent:
         session.say(f"not set before: {', '.join(absent)}")
     if known is not None and len(absent) == len(set(names)):
