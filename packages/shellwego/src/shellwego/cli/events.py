@@ -34,7 +34,7 @@ def events(session: Session, follow: bool, limit: int, since: str | None, kind: 
     newest = session.client.list_events(project=session.project, limit=1).data if follow else []
     found = _last(session, limit, kind, app, moment)
     if not follow:
-        empty = "nothing yet" if kind is app is moment is None else "none match"
+        empty = "nothing yet" if (kind, app, moment) == (None, None, None) else "none match"
         show(session, msgspec.to_builtins(found), [_row(event) for event in found], name="seq", empty=empty)
         return
     for event in found:
