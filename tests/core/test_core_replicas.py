@@ -326,7 +326,7 @@ def test_other_failures_are_tried_again_ever_more_slowly_on_the_same_base() -> N
     ("error", "longest"),
     [
         (UnavailableError("uplink-unavailable", "nobody answers"), 10.0),
-        (NotFoundError("replica", "none is here"), 30.0),
+        (NotFoundError("replica", "none is here"), 20.0),
     ],
 )
 def test_after_an_outage_of_any_length_a_copy_is_soon_tried_again(error: ShellWeGoError, longest: float) -> None:
@@ -334,6 +334,23 @@ def test_after_an_outage_of_any_length_a_copy_is_soon_tried_again(error: ShellWe
     for _ in range(20):
         memory = failed(memory, receive(marker(ID, 2), marker(ID, 1), round_=2), error, 100.0)
     assert memory.next_try == 100.0 + longest
+
+
+def test_what_is_wanted_instead_of_what_failed_does_not_wait_for_it() -> None:
+    """As where the snapshot that was to come along was deleted while the copy's node was away."""
+    order, memory = replace(KEEPING, chain=("snap_1",), coming=("snap_1",)), NOTHING
+    found = view(marker(ID, 2))
+    refused = look(order, found)[0]
+    assert refused is not None
+    for _ in range(9):
+        memory = failed(memory, refused, NotFoundError("snapshot-not-found", "there is none"), 10.0)
+    assert look(order, found, memory)[0] is None
+    changed = replace(KEEPING, chain=(), coming=(), gone=("snap_1",))
+    wanted = receive(marker(ID, 4), marker(ID, 2), round_=4)
+    assert look(changed, found, memory)[0] == wanted
+    busy = failed(memory, wanted, UnavailableError("replica-busy", "it is being sent"), 10.0)
+    assert busy.next_try == 11.0, "it failed for the first time"
+    assert look(changed, found, busy)[0] is None
 
 
 def test_one_that_is_to_go_does_not_wait_for_the_next_try_of_what_failed_before() -> None:

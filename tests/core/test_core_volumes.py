@@ -142,7 +142,19 @@ class TestAnAgent:
             pauses.append(step.wake_at - now)
             now = step.wake_at
             assert converge_volumes([self.ORDER], [], {"vol_1": memory}, set(), now).actions == (action,)
-        assert pauses == [1, 2, 5, 10, 30, 30, 30]
+        assert pauses == [1, 2, 5, 10, 20, 20, 20]
+
+    def test_what_is_wanted_instead_of_what_failed_does_not_wait_for_it(self) -> None:
+        grow, memory = ResizeVolume(volume_id="vol_1", size_bytes=2 * GIB), VolumeMemory()
+        for _ in range(7):
+            memory = failed(memory, grow, UnavailableError("no-room", "full"), 10.0)
+        grown, gone = replace(self.ORDER, size_bytes=2 * GIB, made=True), replace(self.ORDER, present=False)
+        assert not converge_volumes([grown], [self.VIEW], {"vol_1": memory}, set(), 10.0).actions
+        step = converge_volumes([gone], [self.VIEW], {"vol_1": memory}, set(), 10.0)
+        assert step.actions == (DeleteVolume(volume_id="vol_1"),)
+        busy = failed(memory, step.actions[0], UnavailableError("busy", "it is in use"), 10.0)
+        step = converge_volumes([gone], [self.VIEW], {"vol_1": busy}, set(), 10.0)
+        assert (step.actions, step.wake_at) == ((), 11.0)
 
     def test_what_no_key_opens_any_more_can_still_be_restored(self) -> None:
         order = VolumeOrder(

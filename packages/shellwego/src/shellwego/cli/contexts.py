@@ -9,7 +9,7 @@ import click
 from shellwego.cli.failure import NOT_FOUND, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import show, show_one, show_removed
-from shellwego.cli.session import Session, about_no_app, choice, shared
+from shellwego.cli.session import Session, about_no_app, choice, shared, was_typed
 
 if TYPE_CHECKING:
     from shellwego.client.context import Context, ContextFile
@@ -61,9 +61,9 @@ def use_context(session: Session, name: str) -> None:
     from shellwego.client.context import save  # noqa: PLC0415
 
     known, context = _named(session, name)
-    if _on_command_line("organization"):
+    if was_typed("organization"):
         raise click.UsageError("A context keeps no organization: leave out -o. It keeps a project: -p PROJECT.")
-    if _on_command_line("project_option"):
+    if was_typed("project_option"):  # what the environment says is not meant to be kept
         context = replace(context, project=session.project_option or "")
     changed = known.put(context, make_current=True)
     save(session.config_path, changed)
@@ -88,13 +88,6 @@ def remove_context(session: Session, name: str) -> None:
     if left.contexts and not left.current:
         session.say(f"no context is current now: {choice(left)}")
     show_removed(session, name)
-
-
-def _on_command_line(option: str) -> bool:
-    """Whether somebody typed it: what the environment says is not meant to be kept."""
-    from click.core import ParameterSource  # noqa: PLC0415
-
-    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
 
 
 def _named(session: Session, name: str) -> tuple[ContextFile, Context]:

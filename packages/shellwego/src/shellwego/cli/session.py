@@ -187,7 +187,7 @@ class Session:
             click.UsageError: as `app`; or `-a` names another. What the environment or a project file names is only what is
                 meant where nothing is said.
         """
-        if name and self.app_option and self.app_option != name and _given("app_option"):
+        if name and self.app_option and self.app_option != name and was_typed("app_option"):
             raise click.UsageError(f"The app is named twice: {name}, and -a {self.app_option}.")
         return name or self.app
 
@@ -210,8 +210,8 @@ class Session:
             click.echo(_printable(text), err=True)
 
 
-def _given(option: str) -> bool:
-    """Whether it stands on the command line, and not in the environment alone."""
+def was_typed(option: str) -> bool:
+    """Whether an option stands on the command line, and not in the environment alone."""
     from click.core import ParameterSource  # noqa: PLC0415
 
     return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
@@ -331,7 +331,7 @@ def about_no_app(command: F) -> F:
 
     @wraps(command)
     def call(session: Session, *arguments: Any, **options: Any) -> Any:
-        if _given("app_option"):
+        if was_typed("app_option"):
             raise click.UsageError(f"{click.get_current_context().command_path} is about no app: leave out -a.")
         return command(session, *arguments, **options)
 

@@ -45,6 +45,8 @@ class ReplicaMemory:
     digest: str = ""
     anew: bool = False
     """The copy goes, and is made from nothing."""
+    tried: ReplicaAction | None = None
+    """What failed last; None: nothing did since something succeeded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +121,7 @@ def converge_replicas(
         if told is not None:
             observed[order.replica_id] = told
         action = None if working else next(_wanted(order, view, memory), None)
-        if action is not None and (now >= memory.next_try or _is_first_removal(action, memory)):
+        if action is not None and (now >= memory.next_try or _is_another(action, memory)):
             actions.append((order, action))
         elif action is not None:
             due.append(memory.next_try)
@@ -128,7 +130,7 @@ def converge_replicas(
 
 def done(memory: ReplicaMemory, order: ReplicaOrder, action: ReplicaAction, digest: str = "") -> ReplicaMemory:
     """The memory after an action that succeeded."""
-    kept = replace(memory, failures=0, next_try=0.0, reason="", reason_code="", anew=False)
+    kept = replace(memory, failures=0, next_try=0.0, reason="", reason_code="", anew=False, tried=None)
     match action:
         case Receive() if action.snapshot_id == marker(order.replica_id, action.round):
             return replace(kept, sure=action.round, digest=digest or kept.digest)
@@ -141,11 +143,11 @@ def done(memory: ReplicaMemory, order: ReplicaOrder, action: ReplicaAction, dige
 def failed(memory: ReplicaMemory, action: ReplicaAction, error: ShellWeGoError, now: float) -> ReplicaMemory:
     """The memory after an action that failed: it is tried again, ever more slowly, but each 10 s where somebody does not
     answer, for that may be over at any moment; anew, where what the copy is based on is the reason: then something else is
-    tried, however often this was."""
+    tried, however often this was. How often counts for each action by itself."""
     base = action.since if isinstance(action, Receive) else ""
     lost = error.code == NO_BASE and marked(base) is not None
     differs = bool(base) and isinstance(error, InvalidError)
-    before = 0 if lost or differs else memory.failures
+    before = 0 if lost or differs or action != memory.tried else memory.failures
     pauses = _TEMPORARY_RETRY_S if error.temporary else RETRY_S
     return replace(
         memory,
@@ -154,12 +156,14 @@ def failed(memory: ReplicaMemory, action: ReplicaAction, error: ShellWeGoError, 
         reason=error.message,
         reason_code=error.code,
         anew=memory.anew or lost or differs or isinstance(action, Discard),
+        tried=action,
     )
 
 
-def _is_first_removal(action: ReplicaAction, memory: ReplicaMemory) -> bool:
-    """What failed before, and pauses, was to bring the copy up."""
-    return isinstance(action, Discard) and not memory.anew
+def _is_another(action: ReplicaAction, memory: ReplicaMemory) -> bool:
+    """Another action than the one that failed and pauses: the order has changed since. To begin anew is none, for it may
+    fail in the same way each time."""
+    return action != memory.tried and not memory.anew
 
 
 def _wanted(order: ReplicaOrder, view: VolumeView | None, memory: ReplicaMemory) -> Iterator[ReplicaAction]:

@@ -31,8 +31,8 @@ from shellwego.core.replicas import marked, marker
 from shellwego.core.vms import VmPhase, VmView
 from shellwego.core.volumes import ObservedSnapshot, ObservedVolume, Presence, SnapshotView, VolumeView
 
-RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
-"""Pause after the first failure of a volume's orders in a row, the second, …"""
+RETRY_S = (1.0, 2.0, 5.0, 10.0, 20.0)
+"""Pause after the first failure of an order in a row, the second, …; so that all is well within 30 s of what hindered it."""
 _MISSING = "its data is not on this node any more"
 _IN_CLEAR = "its node keeps it in clear, and it is to be encrypted"
 _NO_ROUND = 1 << 31
@@ -53,6 +53,8 @@ class VolumeMemory:
     restore_reason: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Snapshots that cannot be taken, and why."""
+    tried: VolumeAction | None = None
+    """What failed last, and is tried again; None: nothing did since something succeeded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +160,7 @@ def converge_volumes(
         held = bool(order.lease_s) and order.volume_id in leased
         observed[order.volume_id] = _observe(order, view, memory, working=working, leased=held)
         action = None if working else next(_wanted(order, view, memory), None)
-        if action is not None and now >= memory.next_try:
+        if action is not None and (now >= memory.next_try or action != memory.tried):
             actions.append(action)
         elif action is not None:
             due.append(memory.next_try)
@@ -167,7 +169,7 @@ def converge_volumes(
 
 def done(memory: VolumeMemory, action: VolumeAction) -> VolumeMemory:
     """The memory after an action that succeeded."""
-    kept = replace(memory, failures=0, next_try=0.0, reason="", reason_code="")
+    kept = replace(memory, failures=0, next_try=0.0, reason="", reason_code="", tried=None)
     if isinstance(action, RestoreVolume):
         return replace(kept, restored=action.number, restore_reason="")
     return kept
@@ -175,18 +177,19 @@ def done(memory: VolumeMemory, action: VolumeAction) -> VolumeMemory:
 
 def failed(memory: VolumeMemory, action: VolumeAction, error: ShellWeGoError, now: float) -> VolumeMemory:
     """The memory after an action that failed. A snapshot or a restore that can never be is given up, and told so; the rest
-    is tried again, ever more slowly."""
+    is tried again, ever more slowly, each action by itself: another, of an order that has changed, is not kept waiting."""
     if not error.temporary and isinstance(action, TakeSnapshot):
         return replace(memory, refused={**memory.refused, action.snapshot_id: error.message})
     if not error.temporary and isinstance(action, RestoreVolume) and marked(action.snapshot_id) is None:
         return replace(memory, restored=action.number, restore_reason=error.message)
-    pause = RETRY_S[min(memory.failures, len(RETRY_S) - 1)]
+    before = memory.failures if action == memory.tried else 0
     return replace(
         memory,
-        failures=memory.failures + 1,
-        next_try=now + pause,
+        failures=before + 1,
+        next_try=now + RETRY_S[min(before, len(RETRY_S) - 1)],
         reason=error.message,
         reason_code=error.code,
+        tried=action,
     )
 
 

@@ -47,7 +47,7 @@ AT_ONCE_EACH, AT_ONCE = 4, 32
 _GIVE_UP_S = 300.0
 _SLOWEST = 512 * 1024
 """Bytes a second; an attempt that takes longer than its image would at this pace, and five minutes, is the last."""
-_PAUSES_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+_PAUSES_S = (1.0, 2.0, 5.0, 10.0, 20.0)
 _LOOK_AGAIN_S = 5.0
 
 _log = structlog.get_logger(__name__)

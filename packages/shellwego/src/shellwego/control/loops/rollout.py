@@ -40,7 +40,7 @@ _PLANNED = b"planned"
 """What a hint says that comes of a step which left nothing to plan: it is for the other loops."""
 _MAX_ROUNDS = 8
 """Steps in one transaction. A plan converges in three or four; the rest is left to the next look."""
-_BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+_BACKOFF_S = (1.0, 2.0, 5.0, 10.0)
 _ON_ITS_WAY = (Phase.PENDING.value, Phase.ASSIGNED.value, Phase.STARTING.value, Phase.STOPPING.value)
 
 _log = structlog.get_logger(__name__)
