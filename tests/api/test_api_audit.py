@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from shellwego.control.loops.outbox import relay_audit
 from shellwego.core.audit import BEFORE_FIRST, digest
 from shellwego.core.events import AuditRecord
@@ -86,6 +88,8 @@ async def test_a_verification_tells_the_head_and_holds_against_it_later(world: W
     assert (broken["sound"], broken["broken"]["fault"]) == (False, "changed")
 
 
-async def test_a_bad_anchor_is_refused_with_a_name(world: World) -> None:
-    answer = await world.get("/v1/audit/verify?anchor=x")
+@pytest.mark.parametrize("anchor", ["x", f"{1:012}:{BEFORE_FIRST}"], ids=["nothing", "without its chain"])
+async def test_a_bad_anchor_is_refused_with_a_name(world: World, anchor: str) -> None:
+    """It is no sign that somebody removed records."""
+    answer = await world.get("/v1/audit/verify", query={"anchor": anchor}, token=ADMIN)
     assert (answer.status, answer.code) == (422, "bad-anchor")

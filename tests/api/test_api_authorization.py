@@ -133,6 +133,7 @@ async def test_refused_actions_are_audited(world: World) -> None:
         ("users:read", "/v1/users/foreign@x", "/v1/users/nobody@x"),
         ("organizations:read", "/v1/organizations/other", "/v1/organizations/none"),
         ("events:read", "/v1/events?organization=other", "/v1/events?organization=none"),
+        ("nodes:read", "/v1/nodes/one", "/v1/nodes/two"),
     ],
 )
 async def test_what_could_be_guessed_leaves_as_many_records_whether_it_is_there_or_not(

@@ -101,7 +101,9 @@ def export_audit(session: Session, file: BinaryIO, since: str | None) -> None:
 
 
 @audit.command("verify")
-@click.option("--anchor", metavar="POSITION:HASH", help="Must still hold: a head that an earlier verification showed.")
+@click.option(
+    "--anchor", metavar="CHAIN/NUMBER:HASH", help="Must still hold: a head that an earlier verification showed."
+)
 @shared
 @about_no_app
 def verify_audit(session: Session, anchor: str | None) -> None:

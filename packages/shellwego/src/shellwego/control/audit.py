@@ -136,7 +136,7 @@ def _hash_at(tx: Transaction, chain: str, number: int) -> str:
 
 
 def parse_anchor(text: str) -> Anchor | None:
-    """`position:hash`, as a verification shows a head; empty: none.
+    """`chain/number:hash`, as a verification shows a head; empty: none.
 
     Raises:
         InvalidError: it is neither.
@@ -144,8 +144,9 @@ def parse_anchor(text: str) -> Anchor | None:
     if not text:
         return None
     place, _, digest = text.rpartition(":")
-    if not (split_position(place)[1] and len(digest) == len(BEFORE_FIRST)):
-        raise InvalidError("bad-anchor", "an anchor is a head of an earlier verification, as position:hash")
+    chain, number = split_position(place)
+    if not (chain and number and len(digest) == len(BEFORE_FIRST)):
+        raise InvalidError("bad-anchor", "an anchor is a head of an earlier verification, as chain/number:hash")
     return Anchor(place, digest)
 
 

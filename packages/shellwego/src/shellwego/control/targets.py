@@ -101,7 +101,7 @@ class NodeTarget:
         else:
             node = next(iter(tx.nodes.select(eq("name", self.ref), limit=1)), None)
         if node is None:
-            raise missing("node", self.ref)
+            raise unguessed("node", "node", self.ref, principal)
         return Found(node, SYSTEM, node.id, missing("node", self.ref))
 
 
