@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -332,10 +333,11 @@ async def test_a_record_that_is_stored_over_one_that_was_kept_is_waited_for_as_t
     (record,) = rig.parts.records.load()
     records = rig.parts.records
     asleep = replace(record, status=replace(record.status, state=S.SUSPENDED))
-    lay = Records._lay
+    lay, disk = Records._lay, threading.Event()
 
     def stored_slowly(self: Records, fresh: Path, record: VmRecord, *, sync: bool) -> None:
-        time.sleep(0.1 * (record.generation - 1))
+        if record.generation == 2:
+            assert disk.wait(5), "nobody lets it go on"
         lay(self, fresh, record, sync=sync)
 
     monkeypatch.setattr(Records, "_lay", stored_slowly)
@@ -344,7 +346,11 @@ async def test_a_record_that_is_stored_over_one_that_was_kept_is_waited_for_as_t
     await asyncio.sleep(0)
     if given_up:
         storing.cancel()
-    await records.settled("vm_one")
+    settling = asyncio.create_task(records.settled("vm_one"))
+    done, _ = await asyncio.wait({settling}, timeout=0.1)
+    assert not done, "the disk has not taken it yet"
+    disk.set()
+    await settling
     assert [each.generation for each in records.load()] == [2]
     await asyncio.wait({storing})
     assert storing.cancelled() is given_up
