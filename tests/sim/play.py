@@ -21,7 +21,7 @@ from shellwego.core.vms import VmPhase
 from tests.sim import timeline
 from tests.sim.admin import Operator
 from tests.sim.client import Client
-from tests.sim.settled import unsettled
+from tests.sim.settled import Patience, steps, unsettled
 from tests.sim.story import NODE_OPERATIONS, STARTS, Event, Fault, Story
 from tests.sim.tenant import Tenant
 from tests.sim.watch import Violation
@@ -29,10 +29,8 @@ from tests.sim.world import OPENED_S, World
 
 ANSWERS_S = 60.0
 """After the healing every request is answered within so long."""
-QUIET_S = 30.0
-"""And then everything agrees within so long."""
 DEAD_S = 60.0
-"""A node that died just before has to be found out first."""
+"""A node that died just before has to be found out before everything can agree."""
 LOOK_EVERY_S = 0.25
 """So often it is looked whether they do."""
 Take = Callable[[int], Story]
@@ -229,8 +227,13 @@ async def _end(world: World, people: People) -> None:
     await _answered(world, people)
     people.open_a_node()
     await _answered(world, people)
-    dead = any(node.dead for node in world.nodes)
-    await _until(world, lambda: next(unsettled(world), None) is None, QUIET_S + DEAD_S * dead)
+    patience = Patience(world.clock.monotonic(), DEAD_S * any(node.dead for node in world.nodes))
+    while (
+        next(unsettled(world), None)
+        and patience.lasts(world.clock.monotonic(), steps(world))
+        and not world.watch.violations
+    ):
+        await world.clock.advance(LOOK_EVERY_S)
     left = list(islice(unsettled(world), 6))
     if left:
         world.watch.violated("not-settled", "; ".join(left))

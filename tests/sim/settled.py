@@ -4,7 +4,7 @@ over."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,36 @@ from tests.sim.copied import copies
 if TYPE_CHECKING:
     from tests.sim.hosts import NodeHost
     from tests.sim.world import World
+
+_REACHED = (Phase.HEALTHY, Phase.ASLEEP, Phase.STOPPED)
+QUIET_S = 30.0
+"""Everything agrees within so long, or has come nearer to it: no pause of the platform's is longer than 20 s."""
+MOST_S = 150.0
+"""However much comes nearer. The longest way of what is right: a deployment finds no room and is taken back after its time;
+then one boots after another, on the only node that is open, which has room for one more at a time."""
+
+
+class Patience:
+    """How long is waited until everything agrees."""
+
+    def __init__(self, now: float, more_s: float = 0.0) -> None:
+        """`more_s` passes before anything need happen at all."""
+        self._steps: set[str] = set()
+        self._until = now + QUIET_S + more_s
+        self._at_most = now + MOST_S + more_s
+
+    def lasts(self, now: float, steps: Set[str]) -> bool:
+        """Whether to wait on, where `steps` have been done by now."""
+        if not steps <= self._steps:
+            self._steps |= steps
+            self._until = max(self._until, now + QUIET_S)
+        return now < min(self._until, self._at_most)
+
+
+def steps(world: World) -> set[str]:
+    """What has come to where it stays: each instance that serves, sleeps or has stopped, and each deployment that ended."""
+    reached = {f"{row.id} {row.phase}" for row in world.rows("instances").values() if row.phase in _REACHED}
+    return reached | {row.id for row in world.rows("deployments").values() if row.state in FINISHED}
 
 
 def unsettled(world: World) -> Iterator[str]:

@@ -12,7 +12,7 @@ from shellwego.core.apps import Release
 from shellwego.core.instances import Eviction, Instance, Phase
 from shellwego.core.nodes import Node, NodeFacts, Scheduling
 from tests.core.app_builder import NOW, app, instance, release
-from tests.sim.settled import _apps, _drains
+from tests.sim.settled import MOST_S, QUIET_S, Patience, _apps, _drains, steps
 from tests.sim.timeline import HostClock
 from tests.sim.world import World
 
@@ -43,6 +43,7 @@ class Rows:
             "instances": {each.id: each for each in instances},
             "nodes": {each.id: each for each in nodes},
             "volumes": {},
+            "deployments": {},
         }
         self.sick, self.exits = sick, frozenset[str]()
         self.store_clock = cast(HostClock, Rows)
@@ -132,3 +133,38 @@ def test_of_a_release_whose_image_never_serves_nobody_takes_the_place(serves: bo
     found = faults(*both, *came, stable=fresh, sick=frozenset() if serves else frozenset({fresh.image_digest}))
     assert (NOT_LEFT in found) is serves
     assert bool(found) is serves
+
+
+def test_who_stands_still_is_waited_for_no_longer_than_the_quiet_lasts() -> None:
+    patience = Patience(100.0)
+    assert patience.lasts(100.0, {"one"})
+    assert patience.lasts(99.9 + QUIET_S, {"one"})
+    assert not patience.lasts(100.0 + QUIET_S, {"one"})
+
+
+def test_each_step_is_waited_for_anew() -> None:
+    patience = Patience(100.0)
+    assert patience.lasts(120.0, {"one"})
+    assert patience.lasts(119.9 + QUIET_S, {"two"}), "the first is done still, although its row is gone"
+    assert patience.lasts(149.8 + QUIET_S, {"one", "two"})
+    assert not patience.lasts(149.9 + QUIET_S, {"one", "two"})
+
+
+def test_who_always_does_something_new_is_not_waited_for_without_end() -> None:
+    patience = Patience(0.0)
+    looks = (float(second) for second in range(1000))
+    assert next(now for now in looks if not patience.lasts(now, {str(now)})) == MOST_S
+
+
+def test_a_dead_node_is_found_out_before_anything_need_happen() -> None:
+    patience = Patience(100.0, 60.0)
+    assert patience.lasts(100.0, {"one"})
+    assert patience.lasts(159.9 + QUIET_S, {"one"})
+    assert not patience.lasts(160.0 + QUIET_S, {"one"})
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_an_instance_that_goes_on_has_not_come_to_where_it_stays(phase: Phase) -> None:
+    there = instance(STABLE, phase=phase)
+    reached = steps(cast(World, Rows(there)))
+    assert bool(reached) is (phase in {Phase.HEALTHY, Phase.ASLEEP, Phase.STOPPED})
