@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 from plasmavmc.errors import HostError
 from plasmavmc.hypervisor.backend import DiskPlan, NicPlan
 from plasmavmc.hypervisor.firecracker.backend import CAPABILITIES
-from plasmavmc.hypervisor.firecracker.models import SnapshotType
 from plasmavmc.hypervisor.firecracker.requests import (
     Request,
     boot_requests,
@@ -25,7 +23,7 @@ from plasmavmc.hypervisor.firecracker.requests import (
     snapshot_request,
     start_request,
 )
-from plasmavmc.hypervisor.firecracker.versions import BEGINNINGS, Ability, abilities_of, parse_version
+from plasmavmc.hypervisor.firecracker.versions import parse_version
 from plasmavmc.types import MIB, SYSTEM_SCOPE, DiskSource, DiskSpec, NetworkSpec, RateLimit, VmResources, VmSpec
 from tests.contract.firecracker_api import REQUESTS, VERSIONS, deprecated, faults, fields
 
@@ -41,11 +39,6 @@ RESOURCES = st.builds(
     memory_bytes=st.integers(16 * MIB, CAPABILITIES.max_memory_bytes),
 )
 RESOURCES_OF_ONE = VmResources()
-FIELDS_OF: Mapping[Ability, str] = {
-    Ability.TRACK_DIRTY_ON_LOAD: "track_dirty_pages",
-    Ability.CLOCK_REALTIME: "clock_realtime",
-}
-"""The field of `SnapshotLoad` behind an ability that is one."""
 
 
 def wrong(request: Request, version: str) -> list[str]:
@@ -81,24 +74,14 @@ def test_every_body_that_makes_a_vm_is_one_that_the_release_takes(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("tracked", [False, True])
-def test_every_body_of_pause_and_snapshot_is_one_that_the_release_takes(version: str, tracked: bool) -> None:
-    abilities = abilities_of(parse_version(version))
+def test_every_body_of_pause_and_snapshot_is_one_that_the_release_takes(version: str) -> None:
     asked = [
         pause_request(),
         resume_request(),
-        snapshot_request("/s/state", "/s/memory", SnapshotType.FULL, abilities, tracked=tracked),
-        load_request("/s/state", "/s/memory", abilities, track_dirty=tracked),
+        snapshot_request("/s/state", "/s/memory"),
+        load_request("/s/state", "/s/memory"),
     ]
-    if tracked or Ability.DIFF_WITHOUT_TRACKING in abilities:
-        asked.append(snapshot_request("/s/state", "/s/memory", SnapshotType.DIFF, abilities, tracked=tracked))
     assert [wrong(request, version) for request in asked] == [[]] * len(asked)
-
-
-def test_a_diff_snapshot_that_the_release_cannot_make_is_not_asked_for() -> None:
-    with pytest.raises(HostError) as refused:
-        snapshot_request("/a", "/b", SnapshotType.DIFF, abilities_of(parse_version("1.12.1")), tracked=False)
-    assert refused.value.code == "no-diff-snapshot"
 
 
 def test_a_limit_on_a_volume_is_a_bucket_that_is_full_again_every_second() -> None:
@@ -112,10 +95,18 @@ def test_a_limit_on_a_volume_is_a_bucket_that_is_full_again_every_second() -> No
 def test_disks_keep_their_order_and_access_and_none_is_the_root_device() -> None:
     asked = boot_requests(a_spec(), (DiskPlan("image", 3, True), DiskPlan("layer", 4, False)))
     drives = [json.loads(msgspec.json.encode(request.body)) for request in asked if request.path.startswith("/drives/")]
-    assert drives == [
-        {"drive_id": "disk0", "path_on_host": "/disk0", "is_root_device": False, "is_read_only": True},
-        {"drive_id": "disk1", "path_on_host": "/disk1", "is_root_device": False, "is_read_only": False},
+    assert [(each["drive_id"], each["path_on_host"], each["is_read_only"]) for each in drives] == [
+        ("disk0", "/disk0", True),
+        ("disk1", "/disk1", False),
     ]
+    assert not any(each["is_root_device"] for each in drives)
+
+
+def test_what_the_guest_flushes_is_on_the_hosts_disk_when_it_is_told_so() -> None:
+    disks = (DiskPlan("image", 3, True), DiskPlan("layer", 4, False), DiskPlan("vol_a", 5, False))
+    asked = boot_requests(a_spec(volumes=(DiskSpec("vol_a", DiskSource.VOLUME),)), disks)
+    bodies = {request.path: json.loads(msgspec.json.encode(request.body)) for request in asked}
+    assert [bodies[f"/drives/disk{index}"].get("cache_type") for index in range(3)] == [None, "Writeback", "Writeback"]
 
 
 def test_no_request_of_ours_turns_the_metadata_service_on() -> None:
@@ -145,14 +136,9 @@ def test_what_changed_between_two_pinned_releases(before: str, after: str) -> No
     assert old - new == set()
 
 
-@pytest.mark.parametrize("version", [*VERSIONS, "1.12.0", "1.13.0", "1.14.0", "1.14.3", "1.15.0", "1.16.0"])
-def test_the_table_of_abilities_agrees_with_the_description(version: str) -> None:
-    described = {ability for ability, name in FIELDS_OF.items() if name in fields("SnapshotLoad", version)}
-    assert abilities_of(parse_version(version)) & FIELDS_OF.keys() == described
-
-
-def test_a_later_release_can_do_what_the_newest_known_one_can() -> None:
-    assert abilities_of(parse_version("1.17.0-dev")) == abilities_of(parse_version("2.0.0")) == BEGINNINGS.keys()
+@pytest.mark.parametrize("version", [*VERSIONS, "1.17.0-dev", "2.0.0"])
+def test_a_release_that_is_known_or_later_is_taken(version: str) -> None:
+    assert str(parse_version(version)) == version.removesuffix("-dev")
 
 
 @pytest.mark.parametrize("text", ["", "1.12", "1.11.0", "0.25.2", "1.12.1\n", "x1.12.1", "1.12.1-" + "a" * 99])

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plasmavmc.errors import HostError
 from plasmavmc.host.operations import JAIL_TAP
 from plasmavmc.hypervisor.backend import DiskPlan, NicPlan
 from plasmavmc.hypervisor.firecracker.models import (
@@ -22,6 +21,7 @@ from plasmavmc.hypervisor.firecracker.models import (
     BackendType,
     Body,
     BootSource,
+    CacheType,
     Drive,
     Entropy,
     MachineConfig,
@@ -36,7 +36,6 @@ from plasmavmc.hypervisor.firecracker.models import (
     VmUpdate,
     Vsock,
 )
-from plasmavmc.hypervisor.firecracker.versions import Ability
 from plasmavmc.types import MIB, NO_LIMIT, RateLimit, VmSpec
 
 SOCKET_DIRECTORY = "/s"
@@ -87,13 +86,14 @@ def boot_requests(spec: VmSpec, disks: Sequence[DiskPlan], nics: Sequence[NicPla
 
 
 def drive_request(index: int, disk: DiskPlan, limit: RateLimit) -> Request:
-    """The drive at `index`."""
+    """The drive at `index`. What the guest flushes to one that it writes to is on the host's disk when it is told so."""
     name = drive_id(index)
     body = Drive(
         drive_id=name,
         path_on_host=f"/{name}",
         is_root_device=False,
         is_read_only=disk.read_only,
+        cache_type=None if disk.read_only else CacheType.WRITEBACK,
         rate_limiter=limiter_of(limit),
     )
     return Request("PUT", f"/drives/{name}", body)
@@ -135,35 +135,21 @@ def resume_request() -> Request:
     return Request("PATCH", "/vm", VmUpdate(state=RunState.RESUMED))
 
 
-def snapshot_request(
-    state: str, memory: str, kind: SnapshotType, abilities: frozenset[Ability], *, tracked: bool
-) -> Request:
-    """A snapshot into two files, by their paths within the jail. `tracked` says that the VM's dirty pages are tracked.
-
-    Raises:
-        HostError: `no-diff-snapshot`, this release cannot tell what changed.
-    """
-    if kind is SnapshotType.DIFF and not tracked and Ability.DIFF_WITHOUT_TRACKING not in abilities:
-        raise HostError(
-            "no-diff-snapshot",
-            "this Firecracker keeps only what changed of a VM whose dirty pages are tracked",
-            resolution="take a full snapshot, or install Firecracker 1.13 or later",
-        )
-    body = SnapshotCreate(snapshot_path=state, mem_file_path=memory, snapshot_type=kind)
+def snapshot_request(state: str, memory: str) -> Request:
+    """A whole snapshot into two files, by their paths within the jail."""
+    body = SnapshotCreate(snapshot_path=state, mem_file_path=memory, snapshot_type=SnapshotType.FULL)
     return Request("PUT", "/snapshot/create", body)
 
 
-def load_request(state: str, memory: str, abilities: frozenset[Ability], *, track_dirty: bool = False) -> Request:
+def load_request(state: str, memory: str) -> Request:
     """Load a snapshot into a VMM that has done nothing yet; its guest stays paused.
 
-    That its monotonic clock jumps is never asked for (`clock_realtime`): its init sets the wall clock by itself.
+    That its monotonic clock jumps is never asked for (`clock_realtime`, from 1.14 on): its init sets the wall clock by
+    itself.
     """
-    renamed = Ability.TRACK_DIRTY_ON_LOAD in abilities
     body = SnapshotLoad(
         snapshot_path=state,
         mem_backend=MemoryBackend(backend_type=BackendType.FILE, backend_path=memory),
         resume_vm=False,
-        track_dirty_pages=True if track_dirty and renamed else None,
-        enable_diff_snapshots=True if track_dirty and not renamed else None,
     )
     return Request("PUT", "/snapshot/load", body)

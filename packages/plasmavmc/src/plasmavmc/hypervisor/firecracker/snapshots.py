@@ -18,31 +18,21 @@ from collections.abc import Awaitable, Callable
 
 from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.hypervisor.firecracker.client import FirecrackerClient
-from plasmavmc.hypervisor.firecracker.models import SnapshotType
 from plasmavmc.hypervisor.firecracker.requests import load_request, pause_request, resume_request, snapshot_request
-from plasmavmc.hypervisor.firecracker.versions import abilities_of
 
 ENDS_WITHIN_S = 1.0
 """A VMM that failed to load a snapshot ends in milliseconds."""
 
 
-async def keep(
-    client: FirecrackerClient,
-    state: str,
-    memory: str,
-    *,
-    kind: SnapshotType = SnapshotType.FULL,
-    tracked: bool = False,
-) -> None:
+async def keep(client: FirecrackerClient, state: str, memory: str) -> None:
     """Pause the VM and write its snapshot to two paths of its jail. It stays paused; where writing fails it runs on.
 
     Raises:
-        HostError, ConflictError, UnavailableError: as `FirecrackerClient.perform`; `no-diff-snapshot`.
+        HostError, ConflictError, UnavailableError: as `FirecrackerClient.perform`.
     """
-    request = snapshot_request(state, memory, kind, abilities_of(await client.version()), tracked=tracked)
     await client.perform(pause_request())
     try:
-        await client.perform(request)
+        await client.perform(snapshot_request(state, memory))
     except HostError:
         await client.perform(resume_request())
         raise
@@ -54,7 +44,6 @@ async def load(
     memory: str,
     *,
     ended: Callable[[float], Awaitable[bool]],
-    track_dirty: bool = False,
 ) -> None:
     """Load a snapshot into a fresh VMM; its guest stays paused. `ended` tells whether the VMM ended within some seconds.
 
@@ -63,7 +52,7 @@ async def load(
         UnavailableError: as `FirecrackerClient.perform`.
     """
     try:
-        await client.perform(load_request(state, memory, abilities_of(await client.version()), track_dirty=track_dirty))
+        await client.perform(load_request(state, memory))
     except PlasmaError as error:
         if error.temporary and not await ended(ENDS_WITHIN_S):
             raise
