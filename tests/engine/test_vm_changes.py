@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from plasmavmc.errors import HostError
+from plasmavmc.errors import HostError, NotFoundError
 from plasmavmc.hypervisor.memory import MemoryBackend
 from plasmavmc.manager import VmManager
 from plasmavmc.network.ipam import AddressPool
+from plasmavmc.policy import Egress
 from plasmavmc.types import ForkIdentity, NetworkSpec, vm_key
 from tests.engine.engine_rig import EngineRig
 from tests.engine.suspend_rig import S, reaches, running, started
@@ -145,3 +146,33 @@ async def test_a_change_while_what_its_last_vmm_left_is_taken_back_is_in_force_w
     rig.vmms.kept.clear()
     await SlowVmm(monkeypatch, "delete_vm").closed_meanwhile(manager, "vm_one", manager.resume("vm_one"))
     assert closed(rig, "vm_one")
+
+
+async def test_a_change_of_a_vm_that_is_being_deleted_is_not_written_down(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig)
+    disk, host = Slow(), Slow()
+    remove, hold = rig.parts.storage.delete, rig.network.restrict
+
+    async def removed_slowly(key: str) -> None:
+        await disk.wait()
+        await remove(key)
+
+    async def held_slowly(key: str, egress: Egress) -> None:
+        await host.wait()
+        await hold(key, egress)
+
+    monkeypatch.setattr(rig.parts.storage, "delete", removed_slowly)
+    monkeypatch.setattr(rig.network, "restrict", held_slowly)
+    deleting = asyncio.ensure_future(manager.delete("vm_one"))
+    async with asyncio.timeout(DEADLINE_S):
+        await disk.asked.wait()
+        changing = asyncio.ensure_future(manager.restrict("vm_one", ()))
+        await asyncio.sleep(0)
+        disk.found.set()
+        await deleting
+        host.found.set()
+        with pytest.raises(NotFoundError):
+            await changing
+    assert rig.parts.records.load() == []

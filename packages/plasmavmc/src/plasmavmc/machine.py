@@ -35,6 +35,7 @@ from plasmavmc.errors import (
     HostError,
     ImageError,
     InvalidSpecError,
+    NotFoundError,
     PlasmaError,
     UnavailableError,
     WorkloadError,
@@ -42,7 +43,6 @@ from plasmavmc.errors import (
 from plasmavmc.guest.api import NOT_EXECUTED, ExecExit, ExecSession, GuestChannel, GuestEvent, GuestExited
 from plasmavmc.guest.boot import BootAssets
 from plasmavmc.guest.listener import Listener
-from plasmavmc.guest.logs import VmLog
 from plasmavmc.host.operations import UNKILLABLE
 from plasmavmc.hypervisor.backend import HypervisorBackend, VmmExit
 from plasmavmc.parts import EngineParts
@@ -83,7 +83,8 @@ class Machine:
         self._trouble: PlasmaError | None = None
         """Why its VMM does not end, while it is `_hung`."""
         self._changing = asyncio.Lock()
-        """Of what it may: who takes his change back must not take another's with it."""
+        """Of what it may: who takes his change back must not take another's with it, nor write down what is deleted."""
+        self._deleted = False
         self.stillness = Stillness(record.spec.id)
         self._left: VmHandle | None = None
         """An ended VMM of which something is there still: the backend makes no other for this VM before that is gone."""
@@ -178,6 +179,8 @@ class Machine:
         self, change: Callable[[NetworkSpec], NetworkSpec], hold: Callable[[NetworkSpec], Awaitable[None]]
     ) -> None:
         async with self._changing:
+            if self._deleted:
+                raise NotFoundError("vm-not-found", f"VM {self.spec.id} was deleted meanwhile")
             if not self.spec.networks:
                 return
             before, network = self.spec, change(self.spec.networks[0])
@@ -333,7 +336,7 @@ class Machine:
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
-        self._log.flush()
+        self._listener.log.flush()
 
     async def delete(self) -> None:
         """Remove what is left of an ended VM; its log stays until its day is over.
@@ -341,9 +344,11 @@ class Machine:
         Raises:
             PlasmaError: something cannot be removed, and the VM is there still.
         """
-        await self._forget_left()
-        await self._parts.storage.delete(self.key)
-        self._parts.records.delete(self.spec.id)
+        async with self._changing:
+            await self._forget_left()
+            await self._parts.storage.delete(self.key)
+            self._parts.records.delete(self.spec.id)
+            self._deleted = True
 
     # Boot, and what it reports
 
@@ -564,10 +569,6 @@ class Machine:
     def _hold(self) -> None:
         self._parts.images.hold(self.spec.image, self.key)
         self._parts.volumes.holdings.hold(self.spec.id, self.spec.volumes)
-
-    @property
-    def _log(self) -> VmLog:
-        return self._listener.log
 
     def _backend(self, handle: VmHandle) -> HypervisorBackend:
         return self._parts.registry.get(handle.backend)

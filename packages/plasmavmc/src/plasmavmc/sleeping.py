@@ -351,7 +351,7 @@ class SuspendableMachine(Machine):
         not be removed, is not forgotten: it is in the way of the next."""
         await self._release(suspended=True)
         with suppress(OSError):
-            self._log.flush()
+            self._listener.log.flush()
         status = replace(
             self.record.status, guest_ready=False, endpoints=(), private_address="", reason="", reason_code=""
         )
