@@ -48,7 +48,7 @@ def _account_row(account: ServiceAccountView) -> dict[str, object]:
         "name": account.name,
         "description": account.description,
         "id": account.id,
-        "age": age(account.created_at.isoformat()),
+        "age": age(account.created_at),
     }
 
 

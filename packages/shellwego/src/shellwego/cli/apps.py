@@ -42,7 +42,7 @@ def _row(app: AppView) -> dict[str, object]:
         "release": f"v{app.release}" if app.release else None,
         "instances": counts_text(app),
         "url": app.url,
-        "age": age(app.created_at.isoformat()),
+        "age": age(app.created_at),
     }
 
 

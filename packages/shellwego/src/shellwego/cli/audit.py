@@ -10,7 +10,7 @@ import click
 from shellwego.cli.durations import moment_ago
 from shellwego.cli.failure import FAILED, USAGE, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import show, show_one
+from shellwego.cli.output import moment, show, show_one
 from shellwego.cli.session import Session, about_no_app, shared
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def list_audit(
 
 def _row(record: AuditView) -> dict[str, object]:
     return {
-        "time": record.time.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "time": moment(record.time),
         "actor": record.actor,
         "action": record.action,
         "allowed": record.allowed,

@@ -9,7 +9,7 @@ import click
 
 from shellwego.cli.failure import FAILED, TIMED_OUT, Failure
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, show, show_one, show_removed, size
+from shellwego.cli.output import age, moment, show, show_one, show_removed, size
 from shellwego.cli.presence import look_first
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import MOST, every
@@ -166,7 +166,7 @@ def _row(backup: BackupView) -> dict[str, object]:
         "size": size(backup.size_bytes),
         "stored": size(backup.stored_bytes),
         "by": "policy" if backup.scheduled else "hand",
-        "age": age(backup.created_at.isoformat()),
+        "age": age(backup.created_at),
         "description": backup.description,
         "trouble": backup.damage or backup.reason,
     }
@@ -175,7 +175,7 @@ def _row(backup: BackupView) -> dict[str, object]:
 def _show(session: Session, backup: BackupView) -> None:
     import msgspec  # noqa: PLC0415
 
-    checked = age(backup.verified_at.isoformat()) if backup.verified_at else "never"
+    checked = age(backup.verified_at) if backup.verified_at else "never"
     pairs = {**_row(backup), "frozen": backup.freeze, "verified": checked, "digest": backup.digest}
     show_one(session, msgspec.to_builtins(backup), pairs, name=backup.id)
 
@@ -186,6 +186,6 @@ def _show_policy(session: Session, policy: BackupPolicyView) -> None:
     pairs = {
         "every": f"{policy.every_s / _HOUR_S:g} hours",
         "kept": f"{policy.daily} days, {policy.weekly} weeks, {policy.monthly} months",
-        "next": policy.next_at.isoformat(),
+        "next": moment(policy.next_at),
     }
     show_one(session, msgspec.to_builtins(policy), pairs, name=policy.volume_id)

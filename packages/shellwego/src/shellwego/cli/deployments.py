@@ -47,7 +47,7 @@ def list_deployments(session: Session, limit: int, state: str | None) -> None:
             "state": each.state,
             "stage": each.stage,
             "strategy": each.strategy,
-            "age": age(each.created_at.isoformat()),
+            "age": age(each.created_at),
             "reason": each.reason,
         }
         for each in found
@@ -74,7 +74,7 @@ def show_deployment(session: Session, deployment: str | None) -> None:
         "canary": _canary(found),
         "release command": " ".join(found.release_command or ()),
         "its run": found.release_command_instance,
-        "asked": age(found.created_at.isoformat()),
+        "asked": age(found.created_at),
     }
     if session.output != "table":
         show_one(session, msgspec.to_builtins(found), pairs, name=found.id)
@@ -121,5 +121,5 @@ def _canary(deployment: DeploymentView) -> str:
 
 def _took(record: StageView) -> str:
     if record.finished_at is None:
-        return f"{age(record.started_at.isoformat())}, goes on"
+        return f"{age(record.started_at)}, goes on"
     return f"{(record.finished_at - record.started_at).total_seconds():.1f} s"

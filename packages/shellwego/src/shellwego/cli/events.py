@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shellwego.cli.durations import moment_ago
-from shellwego.cli.output import show, show_next
+from shellwego.cli.output import moment, show, show_next
 from shellwego.cli.session import Session, shared
 from shellwego.client.text import one_line
 
@@ -84,7 +84,7 @@ def _row(event: EventView) -> dict[str, object]:
     details = " ".join(f"{name}={value}" for name, value in event.data.items() if value not in known)
     return {
         "seq": event.seq,
-        "time": event.time.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "time": moment(event.time),
         "severity": event.severity,
         "type": event.type,
         "resource": event.resource,

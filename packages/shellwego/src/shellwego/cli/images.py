@@ -38,7 +38,7 @@ def _show(session: Session, found: list[ImageView]) -> None:
             "digest": image.digest[7:19],
             "size": size(image.size_bytes) if image.size_bytes else None,
             "source": "loaded" if image.loaded else "registry",
-            "age": age(image.created_at.isoformat()),
+            "age": age(image.created_at),
             "id": image.id,
             "reason": image.reason,
         }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, show, show_one
+from shellwego.cli.output import age, moment, show, show_one
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.cli.tenancy import the_organization
 from shellwego.client.pages import MOST, every
@@ -27,8 +27,8 @@ def _row(invitation: InvitationView | NewInvitationView) -> dict[str, object]:
         "email": invitation.email,
         "role": invitation.role,
         "state": invitation.state,
-        "expires": invitation.expires_at.isoformat(sep=" ", timespec="minutes"),
-        "made": age(invitation.created_at.isoformat()),
+        "expires": moment(invitation.expires_at),
+        "made": age(invitation.created_at),
     }
 
 

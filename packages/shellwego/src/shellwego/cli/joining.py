@@ -10,7 +10,7 @@ import click
 
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.labels import labels_of
-from shellwego.cli.output import age, show, show_one
+from shellwego.cli.output import age, moment, show, show_one
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import MOST, every
 
@@ -83,7 +83,7 @@ def _token_row(token: JoinTokenView | NewJoinTokenView) -> dict[str, object]:
         "region": f"{token.region}/{token.zone}",
         "state": token.state,
         "used by": token.used_by,
-        "made": age(token.created_at.isoformat()),
+        "made": age(token.created_at),
     }
 
 
@@ -116,9 +116,9 @@ def _key_row(key: NodeKeyView) -> dict[str, object]:
         "member": key.member,
         "state": "in use" if key.retired_at is None else "retired",
         "authority": key.authority,
-        "until": key.expires_at.isoformat(sep=" ", timespec="minutes"),
+        "until": moment(key.expires_at),
         "fingerprint": key.fingerprint[:_SHOWN_OF_A_KEY],
-        "made": age(key.created_at.isoformat()),
+        "made": age(key.created_at),
     }
 
 
@@ -152,7 +152,7 @@ def _authority_row(authority: NodeAuthorityView) -> dict[str, object]:
         "state": "in use" if authority.retired_at is None else "retired",
         "keys": authority.keys,
         "fingerprint": authority.fingerprint[:_SHOWN_OF_A_KEY],
-        "made": age(authority.created_at.isoformat()),
+        "made": age(authority.created_at),
     }
 
 

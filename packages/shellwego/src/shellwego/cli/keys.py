@@ -28,7 +28,7 @@ def list_keys(session: Session) -> None:
             "name": key.name,
             "state": "current" if key.current else "retired" if key.retired_at else "old",
             "data keys": key.data_keys,
-            "age": age(key.created_at.isoformat()),
+            "age": age(key.created_at),
         }
         for key in found.data
     ]

@@ -50,7 +50,7 @@ def _row(node: NodeView) -> dict[str, object]:
         "cpu": cores(node.cpu_milli),
         "memory": size(node.memory_bytes),
         "backends": ", ".join(_backend(backend) for backend in node.backends),
-        "heard": age(node.last_heard_at.isoformat()),
+        "heard": age(node.last_heard_at),
     }
 
 
@@ -125,7 +125,7 @@ def rotate_node_keys(session: Session) -> None:
 
     found = session.client.rotate_node_keys()
     over = f"{found.over_at:%Y-%m-%dT%H:%M:%SZ}"
-    row = {"nodes": found.nodes, "began": age(found.began_at.isoformat()), "over": over}
+    row = {"nodes": found.nodes, "began": age(found.began_at), "over": over}
     show_one(session, msgspec.to_builtins(found), row, name=over)
 
 
@@ -251,7 +251,7 @@ def _emptied(session: Session, node: NodeView) -> NodeView:
 
 
 def _key_age(key: TunnelKeyView) -> str:
-    return f"{key.public_key[:_SHOWN_OF_A_KEY]} ({age(key.since.isoformat()) if key.since else 'age unknown'})"
+    return f"{key.public_key[:_SHOWN_OF_A_KEY]} ({age(key.since) if key.since else 'age unknown'})"
 
 
 def _show(session: Session, found: NodeView) -> None:

@@ -108,11 +108,16 @@ def cores(milli: int) -> str:
     return f"{milli / 1000:g}"
 
 
-def age(timestamp: str | None) -> str:
-    """How long ago an RFC 3339 time is."""
-    if not timestamp:
+def moment(when: datetime) -> str:
+    """A time for people and scripts: to the second, in UTC (RFC 3339)."""
+    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def age(since: datetime | None) -> str:
+    """How long ago a time is; `-` where there is none."""
+    if since is None:
         return "-"
-    seconds = int((datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds())
+    seconds = int((datetime.now(UTC) - since).total_seconds())
     for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
         if seconds < limit:
             return f"{max(seconds, 0) // divisor} {unit}"

@@ -103,7 +103,7 @@ def _row(published: PortView) -> dict[str, object]:
         "port": f"{published.port}/{published.protocol}",
         "process": published.process,
         "target": published.target_port,
-        "age": age(published.created_at.isoformat()),
+        "age": age(published.created_at),
     }
 
 

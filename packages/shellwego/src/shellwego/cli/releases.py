@@ -42,7 +42,7 @@ def _list(session: Session, limit: int) -> None:
             "state": release.state,
             "image": release.config.image,
             "digest": release.image_digest[7:19],
-            "age": age(release.created_at.isoformat()),
+            "age": age(release.created_at),
             "by": release.created_by_email or release.created_by,
             "description": release.description,
         }
@@ -67,7 +67,7 @@ def show_release(session: Session, release: str) -> None:
         "digest": found.image_digest,
         "processes": ", ".join(process.name for process in found.config.processes),
         "variables": ", ".join(found.config.env_names),
-        "age": age(found.created_at.isoformat()),
+        "age": age(found.created_at),
         "by": found.created_by_email or found.created_by,
         "description": found.description,
         "id": found.id,

@@ -97,7 +97,7 @@ def list_secrets(session: Session) -> None:
         {
             "name": secret.name,
             "version": secret.latest,
-            "changed": age(secret.updated_at.isoformat()),
+            "changed": age(secret.updated_at),
             "description": secret.description,
         }
         for secret in found
@@ -137,8 +137,8 @@ def _row(version: SecretVersionView) -> dict[str, object]:
         "version": version.number,
         "state": version.state,
         "bytes": version.size_bytes,
-        "age": age(version.created_at.isoformat()),
-        "last used": age(version.last_used_at.isoformat()) if version.last_used_at else "never",
+        "age": age(version.created_at),
+        "last used": age(version.last_used_at) if version.last_used_at else "never",
         "expires": version.expires_at.date().isoformat() if version.expires_at else None,
     }
 

@@ -46,7 +46,7 @@ def list_groups(session: Session) -> None:
             "name": group.name,
             "rules": ", ".join(map(_text, group.rules)) or "nothing",
             "apps": ", ".join(group.apps),
-            "age": age(group.created_at.isoformat()),
+            "age": age(group.created_at),
         }
         for group in found
     ]

@@ -57,7 +57,7 @@ def status(session: Session, name: str | None) -> None:
             "release": f"v{instance.release}" if instance.release else None,
             "attempt": instance.attempt,
             "address": instance.address,
-            "age": age(instance.created_at.isoformat()),
+            "age": age(instance.created_at),
             "reason": instance.reason,
         }
         for instance in living

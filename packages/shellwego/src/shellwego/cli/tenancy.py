@@ -52,7 +52,7 @@ def _organization_row(organization: OrganizationView) -> dict[str, object]:
         "name": organization.name,
         "plan": organization.plan,
         "id": organization.id,
-        "age": age(organization.created_at.isoformat()),
+        "age": age(organization.created_at),
     }
 
 
@@ -227,7 +227,7 @@ def _project_row(project: ProjectView) -> dict[str, object]:
         "name": project.name,
         "organization": project.organization_id,
         "id": project.id,
-        "age": age(project.created_at.isoformat()),
+        "age": age(project.created_at),
     }
 
 
@@ -335,7 +335,7 @@ def _member_row(member: MemberView) -> dict[str, object]:
         "email": member.email,
         "role": member.role,
         "id": member.user_id,
-        "since": age(member.since.isoformat()),
+        "since": age(member.since),
     }
 
 

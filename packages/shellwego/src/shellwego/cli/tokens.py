@@ -8,7 +8,7 @@ import click
 
 from shellwego.cli.durations import whole_seconds
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, show, show_one
+from shellwego.cli.output import age, moment, show, show_one
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import MOST, every
 
@@ -35,8 +35,8 @@ def _row(token: TokenView) -> dict[str, object]:
         "name": token.name,
         "kind": token.kind,
         "state": _state(token),
-        "expires": token.expires_at.isoformat(sep=" ", timespec="minutes") if token.expires_at else "never",
-        "used": age(token.last_used_at.isoformat() if token.last_used_at else None),
+        "expires": moment(token.expires_at) if token.expires_at else "never",
+        "used": age(token.last_used_at),
         "scopes": ", ".join(token.scopes) or "all",
         "resources": ", ".join(token.resources) or "all",
     }

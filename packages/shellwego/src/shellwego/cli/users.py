@@ -28,7 +28,7 @@ def _row(person: PersonView) -> dict[str, object]:
         "state": "disabled" if person.disabled_at else "enabled",
         "password": person.has_password,
         "codes": person.totp,
-        "created": age(person.created_at.isoformat()),
+        "created": age(person.created_at),
     }
 
 

@@ -41,7 +41,7 @@ def _row(vm: InstanceView) -> dict[str, object]:
         "address": vm.address,
         "memory": size(vm.memory_bytes),
         "node": vm.node_id,
-        "age": age(vm.created_at.isoformat()),
+        "age": age(vm.created_at),
     }
 
 

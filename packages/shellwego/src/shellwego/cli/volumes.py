@@ -274,7 +274,7 @@ def _row(volume: VolumeView | VolumeDetail) -> dict[str, object]:
         "node": volume.node,
         "standby": standby_cell(volume.standby),
         "instance": volume.instance_id,
-        "age": age(volume.created_at.isoformat()),
+        "age": age(volume.created_at),
         "reason": volume.reason,
     }
 
@@ -304,7 +304,7 @@ def _snapshot_row(snapshot: SnapshotView) -> dict[str, object]:
         "used": size(snapshot.used_bytes),
         "frozen": snapshot.freeze,
         "standby": None if snapshot.on_standby is None else "has it" if snapshot.on_standby else "not yet",
-        "age": age(snapshot.created_at.isoformat()),
+        "age": age(snapshot.created_at),
         "description": snapshot.description,
         "reason": snapshot.reason,
     }

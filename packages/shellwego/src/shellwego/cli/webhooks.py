@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, show, show_one, show_removed
+from shellwego.cli.output import age, moment, show, show_one, show_removed
 from shellwego.cli.presence import look_first
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import every
@@ -39,7 +39,7 @@ def _row(webhook: WebhookView) -> dict[str, object]:
         "state": "failing" if webhook.active and webhook.failing_since else state,
         "reason": webhook.disabled_reason,
         "scope": webhook.project_id or webhook.organization_id,
-        "age": age(webhook.created_at.isoformat()),
+        "age": age(webhook.created_at),
     }
 
 
@@ -160,7 +160,7 @@ def list_deliveries(session: Session, webhook: str, delivery: str | None, limit:
     one = session.client.get_delivery(webhook, delivery)
     rows = [
         {
-            "at": each.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "at": moment(each.at),
             "status": each.status,
             "seconds": each.seconds,
             "reason": each.reason,
@@ -191,7 +191,7 @@ def _show_deliveries(session: Session, found: list[DeliveryView], *, empty: str 
             "state": each.state,
             "attempts": len(each.attempts),
             "last": each.attempts[-1].reason or each.attempts[-1].status if each.attempts else None,
-            "age": age(each.created_at.isoformat()),
+            "age": age(each.created_at),
         }
         for each in found
     ]
