@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from shellwego.cli.remedies import LISTED_BY
 from shellwego.client.generated import (
     Accepted,
     AppList,
@@ -30,7 +31,7 @@ from shellwego.client.generated import (
     PlanView,
     UploadView,
 )
-from tests.cli.cli_world import NOW, HandMadeApi, Machine, view
+from tests.cli.cli_world import NOW, HandMadeApi, Machine, commands, view
 
 SWG = [sys.executable, "-c", "from shellwego.main import main; main()"]
 APPS = "/v1/apps"
@@ -73,6 +74,16 @@ def test_where_the_app_is_not_there_the_commands_for_it_are_named(machine: Machi
     ended = machine.swg("apps", "show", "shop")
     assert ended.code == 4
     assert "→ swg apps ls shows those there are; swg apps create NAME makes one." in ended.err
+
+
+@pytest.mark.parametrize(("kind", "command"), LISTED_BY.items())
+def test_where_something_is_not_there_the_command_that_lists_those_there_are_is_named(
+    machine: Machine, api: HandMadeApi, kind: str, command: str
+) -> None:
+    api.refuse("GET", APPS, 404, f"{kind}-not-found")
+    assert f"→ swg {command} shows those there are" in machine.swg("apps", "ls").err
+    words = tuple(word for word in command.split() if word.islower())
+    assert words in dict(commands())
 
 
 def test_with_json_a_failure_is_one_line_of_json_on_stderr(machine: Machine, api: HandMadeApi) -> None:

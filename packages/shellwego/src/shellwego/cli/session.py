@@ -267,18 +267,6 @@ _OPTIONS = (
 )
 
 
-_SIGN_IN_REFUSED = "sign-in-refused"
-_LOG_IN = "Sign in again: swg login --url URL"
-_NO_APP = "swg apps ls shows those there are; swg apps create NAME makes one."
-_WHICH_PROJECT = "swg projects ls shows them. Say which: -p PROJECT, with -o ORG where several have one of that name."
-_BY_COMMANDS = {
-    "project-needed": _WHICH_PROJECT,
-    "project-ambiguous": _WHICH_PROJECT,
-    "scope-needed": "Say which: -p PROJECT, or -o ORG.",
-}
-"""In place of remedies that speak of requests."""
-
-
 def shared(command: F) -> F:
     """Give a command the shared options; it gets a `Session` as its first argument."""
 
@@ -352,15 +340,9 @@ class told:
             raise failure from error
 
 
-def _remedy(status: int, code: str, told: str) -> str:
-    """What to do by commands: the problem's own remedy is for everybody, and not every problem has one."""
-    if status == 401 and code != _SIGN_IN_REFUSED:
-        return _LOG_IN
-    return _BY_COMMANDS.get(code) or told or (_NO_APP if code == "app-not-found" else "")
-
-
 def _failure(error: BaseException | None) -> Failure | None:
     from shellwego.cli.failure import exit_code  # noqa: PLC0415
+    from shellwego.cli.remedies import remedy  # noqa: PLC0415
     from shellwego.client.transport import ApiProblem, Unreachable, UnusableName  # noqa: PLC0415
 
     match error:
@@ -371,7 +353,7 @@ def _failure(error: BaseException | None) -> Failure | None:
             return Failure(
                 error.detail + fields,
                 code=exit_code(error.status, error.code),
-                resolution=_remedy(error.status, error.code, error.resolution),
+                resolution=remedy(error.status, error.code, error.resolution),
                 trace_id=error.trace_id,
                 kind=error.code,
             )
