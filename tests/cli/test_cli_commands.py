@@ -8,6 +8,7 @@ import sys
 import click
 import pytest
 
+from shellwego.cli.groups import AT_THE_ROOT
 from shellwego.cli.root import COMMANDS, SECTIONS
 from shellwego.main import HOST_COMMANDS
 from tests.cli.cli_world import Machine, commands
@@ -112,6 +113,11 @@ PROMISED = [
 
 def test_every_promised_command_is_there() -> None:
     assert {tuple(name.split(".")) for name in PROMISED} <= ALL.keys()
+
+
+def test_what_others_call_differently_is_told_by_a_command_that_is_there() -> None:
+    assert AT_THE_ROOT.keys().isdisjoint(word for word, *_ in ALL)
+    assert {tuple(meant.split()) for meant in AT_THE_ROOT.values()} - ALL.keys() == {("--version",)}
 
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)

@@ -257,6 +257,8 @@ def test_a_login_that_makes_no_sense_is_a_mistake_of_use(
     [
         (("frob",), "No such command 'frob'."),
         (("aps",), "Did you mean 'apps'?"),
+        (("ps",), "No such command 'ps'. Did you mean 'status'?"),
+        (("start", "shop"), "No such command 'start'. Did you mean 'apps start'?"),
         (("apps", "crate"), "No such command 'crate'. Did you mean 'create'?"),
         (("apps", "xyzzy"), "See: swg apps --help"),
         (("vms", "show", "web.0"), "web.0 is a place in an app: say in which one, with -a APP."),

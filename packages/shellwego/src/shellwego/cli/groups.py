@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import click
 
 _REMOVAL = ("rm", "destroy", "delete", "revoke", "unset")
@@ -15,6 +18,23 @@ _ALSO = {
     "update": ("change",),
 }
 """A name that a group has not → the commands that may be meant, the likeliest first."""
+AT_THE_ROOT = {
+    **dict.fromkeys(("ls", "list"), "apps ls"),
+    **dict.fromkeys(("describe", "get", "info", "inspect"), "apps show"),
+    **dict.fromkeys(("destroy", "delete", "remove", "rm"), "apps destroy"),
+    **{name: f"apps {name}" for name in ("create", "show", "start", "stop", "restart")},
+    "apply": "deploy",
+    "auth": "login",
+    "config": "env",
+    "history": "releases",
+    "init": "launch",
+    **dict.fromkeys(("instance", "instances", "machine", "machines"), "vms"),
+    "ps": "status",
+    "pull": "images pull",
+    **dict.fromkeys(("attach", "sh", "shell", "ssh"), "console"),
+    "version": "--version",
+}
+"""What others call what is done to an app or to the platform → what it is called here."""
 
 
 class NounGroup(click.Group):
@@ -43,10 +63,12 @@ class NounGroup(click.Group):
             raise unknown_command(ctx, args[0], self.list_commands(ctx)) from error
 
 
-def unknown_command(ctx: click.Context, name: str, known: list[str]) -> click.UsageError:
+def unknown_command(
+    ctx: click.Context, name: str, known: list[str], elsewhere: Mapping[str, str] = MappingProxyType({})
+) -> click.UsageError:
     """The error for a command that is not there, with the one that was probably meant."""
     from difflib import get_close_matches  # noqa: PLC0415 - only after a mistake
 
-    near = get_close_matches(name, known, n=1, cutoff=0.7)
+    near = [elsewhere[name]] if name in elsewhere else get_close_matches(name, known, n=1, cutoff=0.7)
     hint = f" Did you mean {near[0]!r}?" if near else f" See: {ctx.command_path} --help"
     return click.UsageError(f"No such command {name!r}.{hint}", ctx)

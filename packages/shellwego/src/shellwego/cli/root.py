@@ -169,9 +169,9 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            from shellwego.cli.groups import unknown_command  # noqa: PLC0415 - only after a mistake
+            from shellwego.cli.groups import AT_THE_ROOT, unknown_command  # noqa: PLC0415 - only after a mistake
 
-            raise unknown_command(ctx, args[0], list(self._lazy)) from error
+            raise unknown_command(ctx, args[0], list(self._lazy), AT_THE_ROOT) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
