@@ -57,8 +57,8 @@ def show_person(session: Session, user: str) -> None:
 @shared
 @about_no_app
 def disable(session: Session, user: str) -> None:
-    """Answer nothing to a user any more, neither to his tokens nor to his password, within a second."""
-    session.confirm(f"Disable {user}? His tokens hold no more.")
+    """Answer nothing to a user any more, neither to their tokens nor to their password, within a second."""
+    session.confirm(f"Disable {user}? Their tokens hold no more.")
     _set(session, user, disabled=True)
 
 
@@ -67,7 +67,7 @@ def disable(session: Session, user: str) -> None:
 @shared
 @about_no_app
 def enable(session: Session, user: str) -> None:
-    """Let a user in again; his tokens that have not expired hold again."""
+    """Let a user in again; their tokens that have not expired hold again."""
     _set(session, user, disabled=False)
 
 
