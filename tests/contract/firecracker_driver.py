@@ -8,16 +8,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from plasmavmc.errors import ConflictError, HostError, UnavailableError
 from plasmavmc.hypervisor.backend import DiskPlan
 from plasmavmc.hypervisor.firecracker.client import FirecrackerClient, Phase, firecracker_client
-from plasmavmc.hypervisor.firecracker.models import BootSource, Drive, MachineConfig, Vsock
+from plasmavmc.hypervisor.firecracker.models import BootSource, MachineConfig, Vsock
 from plasmavmc.hypervisor.firecracker.requests import (
     Request,
     drive_request,
-    limiter_of,
     load_request,
     pause_request,
     resume_request,
@@ -89,10 +89,9 @@ async def boot(client: FirecrackerClient) -> None:
     """A VM of a few instructions, with a limited disk."""
     await client.perform(Request("PUT", "/machine-config", MachineConfig(vcpu_count=1, mem_size_mib=32)))
     await client.perform(Request("PUT", "/boot-source", BootSource(kernel_image_path="idle")))
-    disk = Drive(
-        drive_id="disk0", path_on_host="disk", is_root_device=False, is_read_only=False, rate_limiter=limiter_of(LIMIT)
-    )
-    await client.perform(Request("PUT", "/drives/disk0", disk))
+    asked = drive_request(0, DiskPlan("disk", 3, read_only=False), LIMIT)
+    disk = msgspec.structs.replace(asked.body, path_on_host="disk")
+    await client.perform(Request(asked.method, asked.path, disk))
     await client.perform(Request("PUT", "/vsock", Vsock(guest_cid=3, uds_path=VSOCK)))
     await client.perform(start_request())
 
